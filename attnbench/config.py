@@ -1,0 +1,274 @@
+"""What an experiment is: frozen dataclasses, their TOML presets, and errors that name a near key.
+
+An `Experiment` is the whole of what was asked for. `attnbench.runner.plan` unfolds it into `Trial`s, the units that are
+measured, recorded and resumed. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from attnbench.errors import UsageError
+
+Level = Literal["core", "operator", "head", "network"]
+Mode = Literal["forward", "training"]
+DType = Literal["float32", "bfloat16", "float16"]
+Optimizer = Literal["sgd", "adamw"]
+Backbone = Literal["small", "resnet18", "resnet34", "resnet50", "resnet101"]
+Stem = Literal["7x7", "32-32-64", "64-64-128"]
+Amp = Literal["off", "bfloat16", "float16"]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; the same for every operator.
+
+    Args:
+        optimizer: `"sgd"` or `"adamw"`.
+        learning_rate: initial learning rate.
+        head_learning_rate_factor: multiplier of the learning rate for everything that is not the backbone.
+        momentum: momentum of SGD.
+        weight_decay: weight decay.
+        power: exponent of the poly schedule `lr * (1 - t/T)^power`.
+        iterations: number of optimiser steps `T`.
+        batch_size: images per step.
+        crop_size: height and width of the training crop; none for the whole image.
+        scale_range: random resize before the crop.
+        flip: whether to mirror half of the images.
+        auxiliary_weight: weight of the auxiliary head's loss (0 builds no auxiliary head).
+        clip_gradient_norm: largest norm of the gradient (0 does not clip).
+        amp: autocast precision of the forward pass.
+    """
+
+    optimizer: Optimizer = "sgd"
+    learning_rate: float = 0.01
+    head_learning_rate_factor: float = 1.0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    power: float = 0.9
+    iterations: int = 300
+    batch_size: int = 16
+    crop_size: tuple[int, int] | None = None
+    scale_range: tuple[float, float] = (1.0, 1.0)
+    flip: bool = True
+    auxiliary_weight: float = 0.0
+    clip_gradient_norm: float = 0.0
+    amp: Amp = "off"
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network around the slot.
+
+    Args:
+        backbone: name of the backbone.
+        output_stride: 8 or 16.
+        stem: the ResNet's first layers.
+        multi_grid: dilation multipliers of the last stage's blocks.
+        backbone_weights: file with ImageNet weights under torchvision's names; none for random initialisation.
+        slot_channels: channels `C` of the operator's slot.
+        head_channels: channels behind the slot (the bottleneck in front of the classifier).
+        concat_input: whether the head concatenates its input before the bottleneck's output, as mmsegmentation does.
+        dropout: rate in front of the classifier.
+    """
+
+    backbone: Backbone = "small"
+    output_stride: int = 8
+    stem: Stem = "7x7"
+    multi_grid: tuple[int, ...] = (1, 1, 1)
+    backbone_weights: str | None = None
+    slot_channels: int = 64
+    head_channels: int = 64
+    concat_input: bool = False
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What to measure of an operator's cost.
+
+    Args:
+        levels: any of core, operator, head, network.
+        sizes: heights and widths of the feature map; the network level sees images of `output_stride * (size - 1) + 1`.
+        channels: channels of the slot.
+        batches: batch sizes.
+        dtypes: floating-point types.
+        modes: `"forward"` (evaluation, no gradients) and `"training"` (forward and backward).
+        num_classes: classes of the head and network levels.
+        in_channels: input channels of the head level.
+        network: the network of the network level.
+        seconds_per_trial: time budget of the latency samples of one trial.
+        min_rounds: rounds of sampling that are taken whatever the budget.
+        timeout: seconds after which a step is given up.
+    """
+
+    levels: tuple[Level, ...] = ("operator",)
+    sizes: tuple[tuple[int, int], ...] = ((65, 65),)
+    channels: tuple[int, ...] = (512,)
+    batches: tuple[int, ...] = (1,)
+    dtypes: tuple[DType, ...] = ("float32",)
+    modes: tuple[Mode, ...] = ("forward", "training")
+    num_classes: int = 21
+    in_channels: int = 2048
+    network: Network = field(default_factory=lambda: Network(backbone="resnet50", slot_channels=512, head_channels=256))
+    seconds_per_trial: float = 1.5
+    min_rounds: int = 5
+    timeout: float = 300.0
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What to train and score.
+
+    Args:
+        dataset: `"context"` (the embedded synthetic task) or `"camvid"`.
+        data_root: folder of the dataset; none for the embedded task.
+        image_size: height and width that images are resized to when they are loaded; none keeps them.
+        train_split: split to train on.
+        eval_split: split to score.
+        seeds: one training run each.
+        freeze_backbone: whether only what stands behind the backbone is trained (a probe of its features).
+        network: the network.
+        recipe: the training recipe.
+        timeout: seconds without progress after which a run is given up.
+    """
+
+    dataset: str = "context"
+    data_root: str | None = None
+    image_size: tuple[int, int] | None = None
+    train_split: str = "train"
+    eval_split: str = "val"
+    seeds: tuple[int, ...] = (0,)
+    freeze_backbone: bool = False
+    network: Network = field(default_factory=Network)
+    recipe: Recipe = field(default_factory=Recipe)
+    timeout: float = 600.0
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that one run of `compare.py` does.
+
+    Args:
+        operators: names in the registry; `("all",)` for every one.
+        operator_files: `path/to/file.py:Class` of further operators, compared beside the others.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+        cost: what to measure; none measures no cost.
+        accuracy: what to train; none trains nothing.
+    """
+
+    operators: tuple[str, ...] = ("all",)
+    operator_files: tuple[str, ...] = ()
+    device: str = "auto"
+    cost: Cost | None = field(default_factory=Cost)
+    accuracy: Accuracy | None = field(default_factory=Accuracy)
+
+
+def preset_names() -> tuple[str, ...]:
+    """Names of the presets that come with the package."""
+    folder = resources.files("attnbench") / "presets"
+    return tuple(sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")))
+
+
+def load_preset(name_or_path: str) -> Experiment:
+    """Reads a preset of the package by name, or a TOML file by path.
+
+    Raises:
+        UsageError: if there is no such preset, it is not TOML, or a key or value is unknown; a near name is suggested.
+    """
+    if name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise UsageError(f"preset: expected an existing file, got {name_or_path!r}")
+        text = path.read_text(encoding="utf-8")
+    else:
+        known = preset_names()
+        if name_or_path not in known:
+            raise UsageError(f"unknown preset {name_or_path!r}{near(name_or_path, known)}")
+        text = (resources.files("attnbench") / "presets" / f"{name_or_path}.toml").read_text(encoding="utf-8")
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"preset {name_or_path!r}: expected TOML, got {error}") from error
+    return from_mapping(Experiment, table, where=f"preset {name_or_path!r}")
+
+
+def near(name: str, known: typing.Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for a near name, otherwise the known names."""
+    known = sorted(known)
+    matches = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else f"; known: {', '.join(known)}"
+
+
+def from_mapping(cls: type[_T], values: Mapping[str, Any], where: str) -> _T:
+    """Builds the dataclass `cls` from plain data; an unknown key or a value of another type is an error.
+
+    A sub-table that is absent takes the field's default; `key = false` sets an optional sub-table to none; a sub-table that
+    is there starts from the field's default, so that it only names what differs.
+
+    Raises:
+        UsageError: naming the key, what was expected, and a near key if there is one.
+    """
+    fields = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    default = cls()
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise UsageError(f"{where}: unknown key {key!r}{near(key, fields)}")
+        given[key] = _convert(hints[key], value, getattr(default, key), where=f"{where}, {key}")
+    return dataclasses.replace(default, **given)  # type: ignore[type-var]
+
+
+def _convert(hint: Any, value: Any, default: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None or value is False:
+            return None
+        return _convert(next(item for item in arguments if item is not type(None)), value, default, where)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{where}: expected a table, got {value!r}")
+        base = dataclasses.asdict(default) if default is not None else {}
+        return from_mapping(typing.cast(type, hint), _merge(base, value), where)
+    if origin is Literal:
+        if value not in arguments:
+            raise UsageError(f"{where}: unknown value {value!r}{near(str(value), map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UsageError(f"{where}: expected a list, got {value!r}")
+        if arguments[-1] is Ellipsis:
+            return tuple(_convert(arguments[0], item, None, where) for item in value)
+        if len(value) != len(arguments):
+            raise UsageError(f"{where}: expected {len(arguments)} values, got {value!r}")
+        return tuple(_convert(item_hint, item, None, where) for item_hint, item in zip(arguments, value, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise UsageError(f"{where}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def _merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in update.items():
+        inner = merged.get(key)
+        merged[key] = _merge(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def updated(experiment: Experiment, changes: Mapping[str, Any], where: str) -> Experiment:
+    """`experiment` with nested `changes` applied, for example `{"accuracy": {"recipe": {"iterations": 500}}}`."""
+    return from_mapping(Experiment, _merge(dataclasses.asdict(experiment), changes), where)

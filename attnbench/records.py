@@ -1,0 +1,246 @@
+"""Trials and records: one finished trial is one flat record is one line of JSON.
+
+Every writing process appends to a file of its own under `records/`, so that folders merge by copying and no two writers
+meet. A line torn by a crash is set aside and reported; its trial is measured again. Where two writers recorded one trial,
+the earliest complete record counts. The environments that records refer to by hash lie beside them, one file each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import fastjsonschema
+
+from attnbench.config import DType, Level, Mode, Network, Recipe
+from attnbench.errors import UsageError
+
+PROTOCOL = 1
+"""Version of what is measured and how; records of different versions never share a table."""
+
+Task = Literal["cost", "accuracy"]
+Status = Literal["ok", "out_of_memory", "error", "timeout", "crashed", "nonconforming", "unsupported"]
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One unit of work, fully resolved; fields that do not apply to its task are none.
+
+    Args:
+        task: `"cost"` or `"accuracy"`.
+        operator: registry name.
+        implementation: `"reference"` or `"fused"`.
+        settings: JSON of the operator's hyper-parameters that differ from its defaults.
+        device: `"cpu"` or `"cuda"`.
+        level: level of cost.
+        mode: `"forward"` or `"training"`.
+        channels: channels of the slot.
+        height: height of the feature map.
+        width: width of the feature map.
+        batch: batch size.
+        dtype: floating-point type.
+        in_channels: input channels of the head level.
+        num_classes: classes of the head and network levels.
+        network: the network, at the network level and for accuracy.
+        dataset: name of the dataset.
+        image_size: size that images are loaded at.
+        train_split: split that is trained on.
+        eval_split: split that is scored.
+        freeze_backbone: whether the backbone stays as it is.
+        recipe: the training recipe.
+        seed: seed of the training run.
+        weights_hash: hash of the file of backbone weights.
+    """
+
+    task: Task
+    operator: str
+    implementation: str
+    device: str
+    settings: str = "{}"
+    level: Level | None = None
+    mode: Mode | None = None
+    channels: int | None = None
+    height: int | None = None
+    width: int | None = None
+    batch: int | None = None
+    dtype: DType | None = None
+    in_channels: int | None = None
+    num_classes: int | None = None
+    network: Network | None = None
+    dataset: str | None = None
+    image_size: tuple[int, int] | None = None
+    train_split: str | None = None
+    eval_split: str | None = None
+    freeze_backbone: bool | None = None
+    recipe: Recipe | None = None
+    seed: int | None = None
+    weights_hash: str | None = None
+
+    def fields(self) -> Record:
+        """The trial as flat plain data; keys of nested parts are dotted, and what does not apply is left out."""
+        return dict(_flatten("", dataclasses.asdict(self)))
+
+    @property
+    def label(self) -> str:
+        """Operator and implementation as shown to a person."""
+        return self.operator if self.implementation == "reference" else f"{self.operator} ({self.implementation})"
+
+
+def _flatten(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flatten(f"{prefix}.{key}" if prefix else str(key), inner)
+    elif isinstance(value, tuple):
+        yield prefix, list(value)
+    elif value is not None:
+        yield prefix, value
+
+
+def identity(trial: Trial, environment: str, source: str) -> str:
+    """Resume key of a trial: hash of its every field, the protocol, the environment and the operator's source.
+
+    A figure from another machine, another version of the code or another protocol has another identity. The place of a file
+    of weights is not part of it; the hash of its content is.
+    """
+    fields = {**trial.fields(), "protocol": PROTOCOL, "environment": environment, "source": source}
+    fields.pop("network.backbone_weights", None)
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:24]
+
+
+@functools.cache
+def _validator() -> Callable[[Record], Record]:
+    schema = json.loads((resources.files("attnbench") / "records.schema.json").read_text(encoding="utf-8"))
+    compiled: Callable[[Record], Record] = fastjsonschema.compile(schema)
+    return compiled
+
+
+def validate(record: Record) -> None:
+    """Holds `record` against `records.schema.json`.
+
+    Raises:
+        ValueError: naming the field and what was expected.
+    """
+    protocol = record.get("protocol")
+    if protocol != PROTOCOL:
+        raise ValueError(f"record: expected protocol {PROTOCOL}, got {protocol!r}; measure again, or read it with that version")
+    try:
+        _validator()(record)
+    except fastjsonschema.JsonSchemaValueException as error:
+        raise ValueError(f"record: {error.message.replace('data.', '', 1)}") from error
+
+
+class RecordWriter:
+    """Appends records to this process's own file in `folder/records/`, each synced to disk before `write` returns.
+
+    Args:
+        folder: folder of the run; created if it does not exist.
+
+    Raises:
+        UsageError: if the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+        self.path = folder / "records" / f"{stamp}-{machine}-{os.getpid()}.jsonl"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+
+    def write(self, record: Record) -> None:
+        """Validates and appends one record.
+
+        Raises:
+            ValueError: if the record does not fit the schema.
+            UsageError: if the disk refuses it.
+        """
+        validate(record)
+        try:
+            self._file.write(json.dumps(record, sort_keys=True) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+
+    def write_environment(self, environment: Mapping[str, Any], key: str) -> None:
+        """Stores the environment that records refer to as `key`, once."""
+        path = self.folder / "environments" / f"{key}.json"
+        if path.exists():
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}.partial")
+            partial.write_text(json.dumps(environment, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+
+    def close(self) -> None:
+        """Closes the file, and removes it if nothing was written."""
+        self._file.close()
+        if self.path.exists() and self.path.stat().st_size == 0:
+            self.path.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _unwritable(folder: Path, error: OSError) -> UsageError:
+    return UsageError(f"results folder {str(folder)!r}: expected a folder that can be written, got {error.strerror or error}")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a folder of records holds.
+
+    Args:
+        records: complete records, the earliest of each identity, in the order of their start.
+        problems: a sentence for each line or file that was set aside.
+    """
+
+    records: list[Record]
+    problems: list[str]
+
+
+def load(folder: Path) -> Loaded:
+    """Reads all records under `folder/records/`; what cannot be read is set aside and reported, never fatal."""
+    kept: dict[str, Record] = {}
+    problems: list[str] = []
+    for path in sorted((folder / "records").glob("*.jsonl")):
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            problems.append(f"{path.name}: not read: {error.strerror or error}")
+            continue
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+                validate(record)
+            except (ValueError, AttributeError) as error:
+                why = "torn or not JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
+                problems.append(f"{path.name}, line {number}: set aside: {why}")
+                continue
+            present = kept.get(record["identity"])
+            if present is None or record["started"] < present["started"]:
+                kept[record["identity"]] = record
+    return Loaded(sorted(kept.values(), key=lambda record: str(record["started"])), problems)
