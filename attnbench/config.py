@@ -26,6 +26,7 @@ Optimizer = Literal["sgd", "adamw"]
 Backbone = Literal["small", "resnet18", "resnet34", "resnet50", "resnet101"]
 Stem = Literal["7x7", "32-32-64", "64-64-128"]
 Amp = Literal["off", "bfloat16", "float16"]
+Head = Literal["slot", "linear"]
 
 _T = TypeVar("_T")
 
@@ -49,6 +50,7 @@ class Recipe:
         auxiliary_weight: weight of the auxiliary head's loss (0 builds no auxiliary head).
         clip_gradient_norm: largest norm of the gradient (0 does not clip).
         amp: autocast precision of the forward pass.
+        channels_last: whether images and weights are laid out with channels innermost.
     """
 
     optimizer: Optimizer = "sgd"
@@ -65,6 +67,7 @@ class Recipe:
     auxiliary_weight: float = 0.0
     clip_gradient_norm: float = 0.0
     amp: Amp = "off"
+    channels_last: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,10 @@ class Network:
         output_stride: 8 or 16.
         stem: the ResNet's first layers.
         multi_grid: dilation multipliers of the last stage's blocks.
+        dilate_both: whether both convolutions of a basic block are dilated, so that ResNet-18 and -34 compute what they were
+            pretrained to; mmsegmentation dilates the first alone.
         backbone_weights: file with ImageNet weights under torchvision's names; none for random initialisation.
+        head: `"slot"` for the decode head with the operator's slot, `"linear"` for a 1x1 classifier on the backbone alone.
         slot_channels: channels `C` of the operator's slot.
         head_channels: channels behind the slot (the bottleneck in front of the classifier).
         concat_input: whether the head concatenates its input before the bottleneck's output, as mmsegmentation does.
@@ -87,7 +93,9 @@ class Network:
     output_stride: int = 8
     stem: Stem = "7x7"
     multi_grid: tuple[int, ...] = (1, 1, 1)
+    dilate_both: bool = False
     backbone_weights: str | None = None
+    head: Head = "slot"
     slot_channels: int = 64
     head_channels: int = 64
     concat_input: bool = False
@@ -138,6 +146,7 @@ class Accuracy:
         train_split: split to train on.
         eval_split: split to score.
         seeds: one training run each.
+        jobs: training runs at a time; 0 is one for each core on CPU, one on CUDA.
         freeze_backbone: whether only what stands behind the backbone is trained (a probe of its features).
         network: the network.
         recipe: the training recipe.
@@ -150,6 +159,7 @@ class Accuracy:
     train_split: str = "train"
     eval_split: str = "val"
     seeds: tuple[int, ...] = (0,)
+    jobs: int = 0
     freeze_backbone: bool = False
     network: Network = field(default_factory=Network)
     recipe: Recipe = field(default_factory=Recipe)

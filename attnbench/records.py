@@ -61,6 +61,7 @@ class Trial:
         freeze_backbone: whether the backbone stays as it is.
         recipe: the training recipe.
         seed: seed of the training run.
+        threads: threads of torch in the training run, on CPU.
         weights_hash: hash of the file of backbone weights.
     """
 
@@ -86,6 +87,7 @@ class Trial:
     freeze_backbone: bool | None = None
     recipe: Recipe | None = None
     seed: int | None = None
+    threads: int | None = None
     weights_hash: str | None = None
 
     def fields(self) -> Record:
@@ -134,7 +136,9 @@ def validate(record: Record) -> None:
     """
     protocol = record.get("protocol")
     if protocol != PROTOCOL:
-        raise ValueError(f"record: expected protocol {PROTOCOL}, got {protocol!r}; measure again, or read it with that version")
+        raise ValueError(
+            f"record: expected protocol {PROTOCOL}, got {protocol!r}; measure again, or read it with that version"
+        )
     try:
         _validator()(record)
     except fastjsonschema.JsonSchemaValueException as error:
@@ -199,12 +203,16 @@ class RecordWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
 def _unwritable(folder: Path, error: OSError) -> UsageError:
-    return UsageError(f"results folder {str(folder)!r}: expected a folder that can be written, got {error.strerror or error}")
+    return UsageError(
+        f"results folder {str(folder)!r}: expected a folder that can be written, got {error.strerror or error}"
+    )
 
 
 @dataclass(frozen=True)
@@ -244,3 +252,14 @@ def load(folder: Path) -> Loaded:
             if present is None or record["started"] < present["started"]:
                 kept[record["identity"]] = record
     return Loaded(sorted(kept.values(), key=lambda record: str(record["started"])), problems)
+
+
+def load_environments(folder: Path) -> dict[str, dict[str, Any]]:
+    """The environments that the records of `folder` refer to, by hash; one that cannot be read is left out."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((folder / "environments").glob("*.json")):
+        try:
+            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+    return found

@@ -102,7 +102,9 @@ class OperatorSpec:
         for attribute, vocabulary in vocabularies.items():
             value = getattr(self, attribute)
             if value not in get_args(vocabulary):
-                raise ValueError(f"OperatorSpec {self.name!r}: expected {attribute} in {get_args(vocabulary)}, got {value!r}")
+                raise ValueError(
+                    f"OperatorSpec {self.name!r}: expected {attribute} in {get_args(vocabulary)}, got {value!r}"
+                )
         if not self.name.isidentifier() or self.name != self.name.lower():
             raise ValueError(f"OperatorSpec: expected a lower-case identifier as name, got {self.name!r}")
         if not (math.isfinite(self.growth) and self.growth >= 0):
@@ -159,7 +161,9 @@ class AttentionOperator(nn.Module):
 
     def attention(self, x: Tensor, position: tuple[int, int]) -> Tensor:
         """Effective weights `(B, heads, H, W)` with which the output at `position` reads the map; zero outside the reach."""
-        raise NotImplementedError(f"{type(self).__name__}: expected an operator with attention weights; it has none to show")
+        raise NotImplementedError(
+            f"{type(self).__name__}: expected an operator with attention weights; it has none to show"
+        )
 
     def responsibilities(self, x: Tensor, stage: int = -1) -> Tensor:
         """Weights `(B, K, H, W)` of each pixel over the `K` bases, codewords or regions."""

@@ -57,8 +57,13 @@ def register(operator: _T) -> _T:
         raise TypeError(f"register: expected a subclass of AttentionOperator with a spec, got {operator!r}")
     name = operator.spec.name
     present = _registered.get(name)
-    if present is not None and (present.__module__, present.__qualname__) != (operator.__module__, operator.__qualname__):
-        raise ValueError(f"register: expected a free name, got {name!r}, which {present.__module__}.{present.__qualname__} has")
+    if present is not None and (present.__module__, present.__qualname__) != (
+        operator.__module__,
+        operator.__qualname__,
+    ):
+        raise ValueError(
+            f"register: expected a free name, got {name!r}, which {present.__module__}.{present.__qualname__} has"
+        )
     _registered[name] = operator
     return operator
 
@@ -90,8 +95,10 @@ def get(name: str) -> type[AttentionOperator]:
         raise UnknownOperatorError(f"unknown operator {name!r}{suggest(name, names())}")
     try:
         loaded = plugin.load()
-    except Exception as error:  # noqa: BLE001 - whatever a plugin raises, it is that plugin that is broken
-        raise BrokenOperatorError(f"operator {name!r} of plugin {plugin.value!r}: {type(error).__name__}: {error}") from error
+    except Exception as error:
+        raise BrokenOperatorError(
+            f"operator {name!r} of plugin {plugin.value!r}: {type(error).__name__}: {error}"
+        ) from error
     return _adopt(loaded, origin=f"plugin {plugin.value!r}", name=name)
 
 
@@ -124,7 +131,7 @@ def _import_file(file: Path, name: str) -> ModuleType:
     sys.modules[name] = module
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001 - whatever the file raises, it is the file that is broken
+    except Exception as error:
         del sys.modules[name]
         raise BrokenOperatorError(f"operator file {str(file)!r}: {type(error).__name__}: {error}") from error
     return module

@@ -1,0 +1,145 @@
+"""`compare.py`: plan, run, report."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from attnbench.cli.arguments import Parser, integers, positive, size, sizes, words
+from attnbench.config import Accuracy, Cost, Experiment, load_preset, preset_names, updated
+
+PROG = "compare.py"
+DEFAULT_OUTPUT = Path("results/local")
+
+_EPILOG = """\
+examples:
+  python scripts/compare.py                                    every operator: cost at 1x512x65x65, mIoU on the embedded task
+  python scripts/compare.py --operators ema,non_local --sizes 65,97,129 --only cost
+  python scripts/compare.py --preset accuracy                  three seeds, more iterations
+  python scripts/compare.py --preset camvid --data-root DIR --backbone-weights resnet18.pth
+  python scripts/compare.py --operator my_operator.py:MyAttention
+
+A run that was stopped goes on where it stopped: what has a record is not measured again.
+"""
+
+
+def _parser() -> Parser:
+    parser = Parser(PROG, "Compare attention operators: what each costs, and what it buys.", _EPILOG)
+    what = parser.add_argument_group("what to compare")
+    what.add_argument("--operators", type=words, metavar="A,B", help="names in the registry (default: all)")
+    what.add_argument(
+        "--operator",
+        action="append",
+        metavar="FILE.py:CLASS",
+        help="compare an operator of your own beside them; may be repeated",
+    )
+    what.add_argument("--list", action="store_true", help="list the operators and exit")
+    what.add_argument(
+        "--preset",
+        default="default",
+        metavar="NAME|FILE.toml",
+        help=f"one of {', '.join(preset_names())}, or a TOML file",
+    )
+    what.add_argument("--only", choices=["cost", "accuracy"], help="leave out the other half")
+    what.add_argument("--device", help="auto, cpu or cuda")
+
+    cost = parser.add_argument_group("cost")
+    cost.add_argument("--sizes", type=sizes, metavar="HxW,...", help="feature-map sizes, for example 65,97x129")
+    cost.add_argument("--channels", type=integers, metavar="C,...", help="channels of the slot")
+    cost.add_argument("--batch", type=integers, metavar="B,...", help="batch sizes")
+    cost.add_argument("--dtype", type=words, metavar="T,...", help="float32, bfloat16, float16")
+    cost.add_argument("--modes", type=words, metavar="M,...", help="forward, training (forward with backward)")
+    cost.add_argument("--levels", type=words, metavar="L,...", help="core, operator, head, network")
+    cost.add_argument("--seconds", type=float, metavar="S", help="latency samples: time budget of one trial")
+
+    accuracy = parser.add_argument_group("accuracy")
+    accuracy.add_argument("--dataset", help="context (embedded, no download) or camvid")
+    accuracy.add_argument("--data-root", metavar="DIR", help="folder of the dataset (default: $ATTNBENCH_DATA)")
+    accuracy.add_argument("--image-size", type=size, metavar="HxW", help="size that images are loaded at")
+    accuracy.add_argument("--backbone", help="small, resnet18, resnet34, resnet50, resnet101")
+    accuracy.add_argument("--backbone-weights", metavar="FILE", help="weights under torchvision's names")
+    accuracy.add_argument(
+        "--freeze-backbone", action="store_true", default=None, help="train what stands behind the backbone alone"
+    )
+    accuracy.add_argument("--head", help="slot (the decode head) or linear (a 1x1 classifier on the backbone)")
+    accuracy.add_argument("--iterations", type=positive, metavar="N", help="training iterations")
+    accuracy.add_argument("--seeds", type=positive, metavar="N", help="training runs for each operator, seeds 0 to N-1")
+
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR", help=f"results folder (default: {DEFAULT_OUTPUT})"
+    )
+    output.add_argument("--dry-run", action="store_true", help="print the plan and exit")
+    return parser
+
+
+def _experiment(arguments: argparse.Namespace) -> Experiment:
+    """The preset with the command line's changes."""
+    options = vars(arguments)
+
+    def given(**names: str) -> dict[str, Any]:
+        return {key: options[name] for key, name in names.items() if options[name] is not None}
+
+    cost = given(sizes="sizes", channels="channels", batches="batch", dtypes="dtype", modes="modes", levels="levels")
+    cost |= given(seconds_per_trial="seconds")
+    network = given(backbone="backbone", backbone_weights="backbone_weights", head="head")
+    recipe = given(iterations="iterations")
+    accuracy = given(
+        dataset="dataset", data_root="data_root", image_size="image_size", freeze_backbone="freeze_backbone"
+    )
+    accuracy |= {key: part for key, part in (("network", network), ("recipe", recipe)) if part}
+    if options["seeds"]:
+        accuracy["seeds"] = list(range(options["seeds"]))
+    changes = given(operators="operators", operator_files="operator", device="device")
+    preset = load_preset(options["preset"])
+    for part, wanted, empty in (("cost", cost, Cost), ("accuracy", accuracy, Accuracy)):
+        if options["only"] not in (None, part):
+            changes[part] = None
+        elif wanted or (options["only"] == part and getattr(preset, part) is None):
+            if getattr(preset, part) is None:
+                preset = dataclasses.replace(preset, **{part: empty()})
+            changes[part] = wanted
+    return updated(preset, changes, "options")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the comparison that the command line asks for; returns the exit code."""
+    began = time.monotonic()
+    parsed = _parser().parse(arguments)
+    experiment = _experiment(parsed)
+    console = Console(stderr=False)
+
+    from attnbench import runner, supervisor
+    from attnbench.cli import progress
+
+    if parsed.list:
+        progress.list_operators(console)
+        return 0
+    trials = runner.plan(experiment)
+    if parsed.dry_run:
+        progress.show_plan(console, experiment, trials, parsed.output)
+        return 0
+    supervisor.warm_up()
+    shown = progress.follow(console, trials, runner.run(experiment, trials, parsed.output), began)
+    _report(console, shown.records, parsed.output)
+    console.print(shown.summary(time.monotonic() - began), highlight=False)
+    return 0
+
+
+def _report(console: Console, found: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    from attnbench import records, report
+
+    problems = records.load(folder).problems
+    environments = records.load_environments(folder)
+    written = report.write_report([dict(record) for record in found], environments, folder, problems=problems)
+    for table in report.terminal_tables(written):
+        console.print(table)
+    for problem in problems:
+        console.print(f"[yellow]{problem}[/yellow]", highlight=False)
+    console.print(f"report: {folder / 'index.html'}, {folder / 'comparison.md'}", highlight=False)

@@ -1,0 +1,144 @@
+"""Augmentation of an image together with its target, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attnbench.errors import UsageError
+from attnbench.metrics import IGNORE_INDEX
+
+
+def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """`(image / 255 - mean) / std` for each colour channel, as float32.
+
+    Args:
+        image: values from 0 to 255, `(..., 3, H, W)`.
+        mean: mean of each channel, as a fraction of 255.
+        std: standard deviation of each channel, as a fraction of 255.
+
+    Example:
+        >>> normalise(torch.full((3, 1, 1), 255, dtype=torch.uint8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).flatten()
+        tensor([2., 2., 2.])
+    """
+    offset = torch.tensor([255.0 * value for value in mean]).view(-1, 1, 1)
+    scale = torch.tensor([255.0 * value for value in std]).view(-1, 1, 1)
+    return (image.float() - offset) / scale
+
+
+class Augmentation:
+    """Random resize, random crop with padding, random mirror, normalisation.
+
+    What is drawn depends on `(seed, iteration, slot)` alone, so that neither the number of workers nor their order matters.
+    Where the resized image is smaller than the crop, the image is padded with the mean colour and the target with 255.
+
+    Args:
+        mean: mean of each colour channel, as a fraction of 255.
+        std: standard deviation of each colour channel, as a fraction of 255.
+        seed: seed of all draws.
+        crop_size: height and width of the crop; none keeps the image whole.
+        scale_range: smallest and largest factor of the resize.
+        flip: whether to mirror half of the images.
+
+    Raises:
+        UsageError: if the range of scales or the crop size is not positive, or images are resized and not cropped.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        seed: int,
+        crop_size: tuple[int, int] | None = None,
+        scale_range: tuple[float, float] = (1.0, 1.0),
+        flip: bool = True,
+    ) -> None:
+        if not 0 < scale_range[0] <= scale_range[1]:
+            raise UsageError(f"scale_range: expected 0 < smallest <= largest, got {scale_range}")
+        if crop_size is None and scale_range != (1.0, 1.0):
+            raise UsageError(
+                f"crop_size: expected a size where images are resized by {scale_range}, got none"
+            )
+        if crop_size is not None and min(crop_size) < 1:
+            raise UsageError(f"crop_size: expected a positive height and width, got {crop_size}")
+        self.mean, self.std, self.seed = tuple(mean), tuple(std), seed
+        self.crop_size, self.scale_range, self.flip = crop_size, scale_range, flip
+
+    def __call__(self, image: Tensor, target: Tensor, *, iteration: int, slot: int) -> tuple[Tensor, Tensor]:
+        """Augments one sample.
+
+        Args:
+            image: uint8 `(3, H, W)`.
+            target: labels `(H, W)`.
+            iteration: number of the batch.
+            slot: place in the batch.
+
+        Returns:
+            Normalised float32 image and int64 target.
+        """
+        draw = np.random.default_rng((self.seed, iteration, slot))
+        scale, mirror, top, left = (
+            draw.uniform(*self.scale_range),
+            draw.random() < 0.5,
+            draw.random(),
+            draw.random(),
+        )
+        if scale != 1.0:
+            image, target = _resize(image, target, scale)
+        if self.crop_size is not None:
+            image, target = _crop(image, target, self.crop_size, (top, left))
+        if self.flip and mirror:
+            image, target = image.flip(-1), target.flip(-1)
+        image = normalise(image, self.mean, self.std)
+        if self.crop_size is not None:
+            image, target = _pad(image, target, self.crop_size, mirrored=self.flip and mirror)
+        return image.contiguous(), target.long().contiguous()
+
+
+def _resize(image: Tensor, target: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    size = tuple(max(1, round(scale * side)) for side in target.shape)
+    if size == tuple(target.shape):
+        return image, target
+    resized = F.interpolate(
+        image[None].float(), size, mode="bilinear", align_corners=False, antialias=scale < 1
+    )[0]
+    # `nearest` takes the upper left corner of the source pixel and would shift the labels by half a pixel
+    labels = F.interpolate(target[None, None].float(), size, mode="nearest-exact")[0, 0]
+    return resized, labels.to(target.dtype)
+
+
+def _crop(
+    image: Tensor, target: Tensor, size: tuple[int, int], fractions: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    starts = [
+        int(fraction * (max(0, side - crop) + 1))
+        for fraction, side, crop in zip(fractions, target.shape, size, strict=True)
+    ]
+    rows, columns = (slice(start, start + crop) for start, crop in zip(starts, size, strict=True))
+    return image[:, rows, columns], target[rows, columns]
+
+
+def _pad(image: Tensor, target: Tensor, size: tuple[int, int], *, mirrored: bool) -> tuple[Tensor, Tensor]:
+    below, beside = size[0] - target.shape[0], size[1] - target.shape[1]
+    if not (below or beside):
+        return image, target
+    amounts = (beside, 0, 0, below) if mirrored else (0, beside, 0, below)
+    return F.pad(image, amounts), F.pad(target, amounts, value=IGNORE_INDEX)
+
+
+def collate(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Images `(B, 3, H, W)` and targets `(B, H, W)` of samples of one size.
+
+    Raises:
+        UsageError: if the sizes differ.
+    """
+    sizes = sorted({tuple(target.shape) for _, target in samples})
+    if len(sizes) != 1:
+        raise UsageError(f"batch: expected images of one size (set crop_size), got {sizes}")
+    images, targets = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(targets)

@@ -1,0 +1,116 @@
+"""Loading pretrained weights into a backbone, with errors that name what does not fit."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnbench.errors import UsageError
+
+_SHOWN = 3
+
+
+def load_weights(backbone: nn.Module, path: str | Path) -> None:
+    """Loads the weights in the file `path` into `backbone`, all of them or none.
+
+    A state dict may be nested under `"state_dict"`, and its keys may be prefixed with `module.` and
+    `backbone.`; where some have the latter, only those are read. A classifier `fc.*` is not read, and the
+    counters of batches that old checkpoints lack keep their value.
+
+    Args:
+        backbone: what to load into.
+        path: a file that `torch.load(weights_only=True)` reads, or a `.safetensors` file.
+
+    Raises:
+        UsageError: if the file is missing or unreadable, or a key is missing, unexpected or of another shape.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UsageError(f"backbone weights: expected an existing file, got {str(path)!r}")
+    given = _backbone_entries(_state_dict(_read(file), file))
+    own = backbone.state_dict()
+    missing = [name for name in own if name not in given and not name.endswith(".num_batches_tracked")]
+    unexpected = [name for name in given if name not in own]
+    reshaped = [
+        f"{name} (expected {tuple(own[name].shape)}, got {tuple(tensor.shape)})"
+        for name, tensor in given.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    if any(faults.values()):
+        told = "; ".join(f"{len(names)} {fault}: {_first(names)}" for fault, names in faults.items() if names)
+        raise UsageError(
+            f"backbone weights {str(path)!r}: expected the keys of this {type(backbone).__name__}, got {told}"
+        )
+    backbone.load_state_dict(given, strict=False)
+
+
+def _first(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _read(file: Path) -> Any:
+    if file.suffix == ".safetensors":
+        return _read_safetensors(file)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _unreadable(file, "a file with tensors alone", error) from error
+    except Exception as error:
+        # Torn bytes make torch.load raise nearly anything: IndexError, struct.error, AttributeError.
+        raise _unreadable(file, "a file written by torch.save", error) from error
+
+
+def _read_safetensors(file: Path) -> Any:
+    try:
+        library = importlib.import_module("safetensors.torch")
+    except ImportError as error:
+        raise UsageError(
+            f"backbone weights {str(file)!r}: expected the package safetensors, got none"
+        ) from error
+    safetensors_error = importlib.import_module("safetensors").SafetensorError
+    try:
+        return library.load_file(str(file))
+    except (safetensors_error, OSError) as error:
+        raise _unreadable(file, "a safetensors file", error) from error
+
+
+def _unreadable(file: Path, expected: str, error: Exception) -> UsageError:
+    reason = " ".join(str(error).split(".")[0].split()) or "no data"
+    return UsageError(
+        f"backbone weights {str(file)!r}: expected {expected}, got {type(error).__name__}: {reason}"
+    )
+
+
+def _state_dict(loaded: Any, file: Path) -> dict[str, Tensor]:
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise UsageError(
+            f"backbone weights {str(file)!r}: expected a state dict, got {type(loaded).__name__}"
+        )
+    for name, value in loaded.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise UsageError(
+                f"backbone weights {str(file)!r}: expected tensors by name, "
+                f"got {type(value).__name__} at {name!r}"
+            )
+    return dict(loaded)
+
+
+def _backbone_entries(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if any(name.startswith("backbone.") for name in state):
+        state = {
+            name.removeprefix("backbone."): tensor
+            for name, tensor in state.items()
+            if name.startswith("backbone.")
+        }
+    return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}

@@ -1,0 +1,17 @@
+"""Records -> tables, figures and a page. Pure: reads no file, measures nothing and never imports torch."""
+
+from attnbench.report.frames import Frame, accuracy_frames, comparison_frames
+from attnbench.report.render import render_terminal
+from attnbench.report.writing import Report, readme_block, replace_block, terminal_tables, write_report
+
+__all__ = [
+    "Frame",
+    "Report",
+    "accuracy_frames",
+    "comparison_frames",
+    "readme_block",
+    "render_terminal",
+    "replace_block",
+    "terminal_tables",
+    "write_report",
+]

@@ -1,0 +1,160 @@
+"""Columns and cells of the tables: what is shown, and what stands where there is no number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from attnbench.report.rows import CONTROL, MODES
+from attnbench.report.wording import STATUSES, mean_std, present, significant
+
+_SCORED = ("status_accuracy", "params_network", "train_s")
+SPREAD_LIMIT = 0.1
+"""Interquartile range over median from which a latency is marked."""
+
+Better = Literal["low", "high"] | None
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Args:
+        text: what is shown.
+        value: what is compared and sorted by; none where there is no number.
+        short: the text without interval, for narrow media; none for the same text.
+        best: whether it is the best of its column that is not a control's.
+
+    """
+
+    text: str
+    value: float | None = None
+    short: str | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Args:
+        key: name of the column it stands for in `comparison.csv`.
+        header: heading with its unit.
+        short: heading for narrow media.
+        cell: the cell of a row.
+        better: which direction is better.
+
+    """
+
+    key: str
+    header: str
+    short: str
+    cell: Callable[[Row], Cell]
+    better: Better = None
+
+
+def number(
+    key: str,
+    header: str,
+    short: str,
+    unit: float,
+    *,
+    bound: str | None = None,
+    better: Better = "low",
+    smallest: float = 0.0,
+) -> Column:
+    """A column of plain numbers in `unit`; below `smallest` it only says so."""
+
+    def cell(row: Row) -> Cell:
+        value = row.get(key)
+        if value is None or not present(value):
+            return absent(row, key)
+        shown = float(value) / unit
+        if shown < smallest:
+            return Cell(f"< {smallest:g}", shown)
+        prefix = "≥ " if bound and row.get(bound) is True else ""
+        return Cell(prefix + significant(shown), shown)
+
+    return Column(key, header, short, cell, better)
+
+
+def absent(row: Row, key: str) -> Cell:
+    """What stands where there is no number: the status of the trial that was to give it."""
+    modes = [mode for mode in MODES if key.endswith(mode)] or list(MODES)
+    tasks = ["accuracy"] if key in _SCORED else modes
+    statuses = [row.get(f"status_{task}") for task in tasks]
+    failed = [str(status) for status in statuses if present(status) and status not in ("ok", "not measured")]
+    status = failed[0] if failed else "not measured"
+    return Cell(STATUSES[status], short="OOM" if status == "out_of_memory" else None)
+
+
+def mode_columns(mode: str) -> list[Column]:
+    """Peak memory, latency and its ratio to the control, in one mode."""
+    brief = {"forward": "fwd", "training": "train"}[mode]
+    return [
+        number(f"peak_mib_{mode}", f"Peak {brief} (MiB)", f"Mem {brief} (MiB)", 1.0),
+        Column(
+            f"latency_ms_{mode}",
+            f"Latency {brief} (ms)",
+            f"{brief.capitalize()} (ms)",
+            _latency_cell(mode),
+            "low",
+        ),
+        number(f"ratio_{mode}", f"{brief} / {CONTROL}", f"{brief.capitalize()} ratio", 1.0, smallest=1e-3),
+    ]
+
+
+def _latency_cell(mode: str) -> Callable[[Row], Cell]:
+    def cell(row: Row) -> Cell:
+        value = row.get(f"latency_ms_{mode}")
+        if not present(value):
+            return absent(row, f"latency_ms_{mode}")
+        ends = [row[f"latency_{end}_ms_{mode}"] for end in ("low", "high")]
+        interval = f" [{', '.join(significant(end) for end in ends)}]" if all(map(present, ends)) else ""
+        flag = "†" if row[f"spread_{mode}"] > SPREAD_LIMIT else ""
+        median = significant(row[f"latency_ms_{mode}"])
+        return Cell(median + interval + flag, row[f"latency_ms_{mode}"], median + flag)
+
+    return cell
+
+
+def score_columns() -> list[Column]:
+    """MIoU, its gain over the control, mAcc and aAcc."""
+    names = (("miou", "mIoU (%)"), ("macc", "mAcc (%)"), ("aacc", "aAcc (%)"))
+    columns = [Column(key, header, header, _score_cell(key), "high") for key, header in names]
+    gain = Column("gain", "Gain (points)", "Gain", _score_cell("gain"), "high")
+    return [columns[0], gain, *columns[1:]]
+
+
+def _score_cell(key: str) -> Callable[[Row], Cell]:
+    def cell(row: Row) -> Cell:
+        value = row.get(key)
+        if not present(value):
+            return Cell(STATUSES["not measured"]) if key == "gain" else absent(row, "status_accuracy")
+        seeds = int(row["gain_seeds" if key == "gain" else "seeds"])
+        std = row[f"{key}_std"] if present(row[f"{key}_std"]) else None
+        text = mean_std(float(row[key]), std, signed=key == "gain")
+        borrowed = "‡" if row["accuracy_of"] != row["implementation"] else ""
+        runs = f" ({seeds})" if key in ("miou", "gain") else ""
+        return Cell(text + runs + borrowed, 100 * float(row[key]), text + borrowed)
+
+    return cell
+
+
+def class_cell(name: str) -> Callable[[Row], Cell]:
+    """Makes the cell of one class."""
+
+    def cell(row: Row) -> Cell:
+        if not present(row["iou"]):
+            return absent(row, "status_accuracy")
+        return percent(json.loads(row["iou"]).get(name))
+
+    return cell
+
+
+def percent(value: float | None) -> Cell:
+    """A share in percent."""
+    return Cell(f"{100 * value:.1f}", 100 * value) if value is not None and present(value) else Cell("–")

@@ -1,0 +1,277 @@
+"""Figures: accuracy against cost, and cost against resolution; a figure that cannot be drawn says why."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from attnbench.report.frames import Frame
+from attnbench.report.labels import place_labels
+from attnbench.report.rows import CONTROL, MODES
+from attnbench.report.wording import accuracy_title, cost_title, label, slug
+
+DPI = 200
+_FONT = 8.0
+_KINDS = {"attention": ("Attention", 0, "o"), "context": ("Context", 1, "s"), "control": ("Control", 7, "D")}
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*")
+_DASHES = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True, eq=False)
+class Plot:
+    """A figure with its name and caption.
+
+    Args:
+        name: name of its files, without suffix.
+        caption: what it shows, with units and settings.
+        figure: the figure.
+
+    """
+
+    name: str
+    caption: str
+    figure: Figure
+
+    def png(self) -> bytes:
+        """The picture with 200 dots per inch; equal figures give equal bytes."""
+        return self._draw("png", {"Software": None})
+
+    def pdf(self) -> bytes:
+        """The picture for papers, with text as text; equal figures give equal bytes."""
+        return self._draw("pdf", {"CreationDate": None, "Producer": None, "Creator": None})
+
+    def _draw(self, kind: str, metadata: Mapping[str, None]) -> bytes:
+        buffer = io.BytesIO()
+        with style():
+            self.figure.savefig(buffer, format=kind, dpi=DPI, metadata=dict(metadata))
+        return buffer.getvalue()
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The look of all figures: legible in print, in grey, and for colour-blind readers."""
+    rules: dict[str, Any] = {
+        **sns.axes_style("ticks"),
+        **sns.plotting_context("paper"),
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
+        "axes.titlesize": _FONT + 1,
+        "axes.labelsize": _FONT + 1,
+        "xtick.labelsize": _FONT,
+        "ytick.labelsize": _FONT,
+        "legend.fontsize": _FONT,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": "0.92",
+        "grid.linewidth": 0.6,
+        "pdf.fonttype": 42,
+        "svg.hashsalt": "attnbench",
+    }
+    with mpl.rc_context(rules):  # type: ignore[arg-type]
+        yield
+
+
+def trade_off(frame: Frame) -> Plot | str:
+    """Accuracy against forward latency and against peak memory; or why it cannot be drawn."""
+    where = cost_title(frame.cost) if frame.cost else "accuracy alone"
+    if not frame.accuracy:
+        return f"mIoU against cost ({where}): no accuracy was measured on this machine."
+    needed = ["miou", "ratio_forward", "peak_mib_forward", "params"]
+    if not frame.cost or not set(needed) <= set(frame.rows.columns):
+        return f"mIoU against cost ({where}): no cost was measured."
+    rows = frame.rows.dropna(subset=needed)
+    if int((rows["macs"].astype(float) > 0).sum()) < 2:
+        return f"mIoU against cost ({where}): fewer than two operators have both."
+    with style():
+        figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        left.set_xlabel(f"Forward latency / latency of {CONTROL}")
+        right.set_xlabel("Peak memory, forward (MiB)")
+        left.set_ylabel("mIoU (%)")
+        handles = [
+            Line2D([], [], linestyle="", marker=marker, color=_colour(kind), markersize=6, label=name)
+            for kind, (name, _, marker) in _KINDS.items()
+            if kind in set(rows["kind"])
+        ]
+        if (rows["implementation"] != "reference").any():
+            hollow = Line2D(
+                [], [], linestyle="", marker="o", color="0.3", markerfacecolor="white", markersize=6
+            )
+            hollow.set_label("Fused implementation")
+            handles.append(hollow)
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+        free = rows["macs"].astype(float) == 0
+        points = rows[~free]
+        panels = ((left, "ratio_forward"), (right, "peak_mib_forward"))
+        for axes, column in panels:
+            _scatter(axes, points, column, rows["miou"])
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for axes, column in panels:
+            for row in rows[free].to_dict("records"):
+                _baseline(axes, row)
+            places = list(zip(points[column].astype(float), 100 * points["miou"].astype(float), strict=True))
+            radii = [area**0.5 / 2 for area in _areas(points)]
+            place_labels(axes, places, _labels(points), radii, list(_bars(points)), fontsize=_FONT - 1)
+    caption = f"mIoU against cost. {cost_title(frame.cost)}; mIoU: {accuracy_title(frame.accuracy)}. "
+    caption += (
+        "The area of a marker grows with the operator's parameters; bars are the standard deviation over "
+    )
+    caption += "seeds; a dotted line is an operator that multiplies nothing."
+    setting = frame.cost
+    size = f"{setting['height']}x{setting['width']}"
+    name = slug(
+        "trade-off", setting["level"], size, setting["channels"], setting["device"], frame.accuracy["dataset"]
+    )
+    return Plot(name, caption, figure)
+
+
+def scaling(frames: Sequence[Frame]) -> list[Plot | str]:
+    """Cost against the number of positions for each series of sizes; or why it cannot be drawn."""
+    series: dict[str, dict[tuple[int, int], Frame]] = {}
+    for frame in frames:
+        if frame.cost:
+            rest = {key: value for key, value in frame.cost.items() if key not in ("height", "width")}
+            size = (frame.cost["height"], frame.cost["width"])
+            series.setdefault(json.dumps(rest, sort_keys=True), {}).setdefault(size, frame)
+    drawn: list[Plot | str] = []
+    for sizes in series.values():
+        members = sorted(sizes.values(), key=lambda frame: int(frame.cost["height"] * frame.cost["width"]))
+        title = cost_title(members[0].cost).replace(
+            f"{members[0].cost['height']}×{members[0].cost['width']} map, ", ""
+        )
+        if len(members) < 2:
+            drawn.append(f"Cost against resolution ({title}): one size was measured; it takes two.")
+            continue
+        drawn += [_scaling_plot(members, mode, title) for mode in MODES]
+    return drawn
+
+
+def _scaling_plot(members: Sequence[Frame], mode: str, title: str) -> Plot | str:
+    long = pd.concat([frame.rows.assign(n=frame.cost["height"] * frame.cost["width"]) for frame in members])
+    long = long[(long[f"status_{mode}"] == "ok") & (long["macs"].astype(float) > 0)]
+    if long["n"].nunique() < 2:
+        return f"Cost against resolution ({title}, {mode}): fewer than two sizes succeeded."
+    panels = [("macs", "MACs (G)", 1e9)] if mode == "forward" else []
+    panels += [
+        (f"peak_mib_{mode}", f"Peak memory, {mode} (MiB)", 1.0),
+        (f"latency_ms_{mode}", f"Latency, {mode} (ms)", 1.0),
+    ]
+    long["name"] = _labels(long)
+    labels = list(long["name"].unique())
+    with style():
+        legend_rows = -(-len(labels) // 4)
+        figure = Figure(figsize=(7.2, 2.9 + 0.2 * legend_rows), layout="constrained")
+        columns = figure.subplots(1, len(panels), squeeze=False)[0]
+        styles = _line_styles(labels)
+        for axes, (column, heading, unit) in zip(columns, panels, strict=True):
+            for name in labels:
+                points = long[(long["name"] == name) & (long[column].astype(float) > 0)]
+                axes.plot(
+                    points["n"],
+                    points[column].astype(float) / unit,
+                    markersize=4,
+                    linewidth=1.2,
+                    **styles[name],
+                )
+            axes.set(xscale="log", yscale="log", xlabel="Positions N = H × W", ylabel=heading)
+            sizes = sorted(long["n"].unique())
+            axes.xaxis.set_major_locator(
+                FixedLocator(sizes if len(sizes) <= 5 else sizes[:: -(-len(sizes) // 5)])
+            )
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.tick_params(axis="x", rotation=0 if len(sizes) <= 3 else 45)
+        handles = [Line2D([], [], markersize=4, linewidth=1.2, label=name, **styles[name]) for name in labels]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+    caption = (
+        f"Cost against resolution, {mode}. {title}. Both axes are logarithmic; a line ends where an operator "
+    )
+    caption += "failed, and operators that multiply nothing are left out."
+    first = members[0].cost
+    return Plot(slug("scaling", first["level"], first["channels"], first["device"], mode), caption, figure)
+
+
+def _line_styles(labels: Sequence[str]) -> Mapping[str, dict[str, Any]]:
+    palette = sns.color_palette("colorblind", 10)
+    cycle = itertools.cycle(range(len(palette)))
+    return {
+        name: {
+            "color": palette[colour],
+            "marker": _MARKERS[colour],
+            "linestyle": _DASHES[index // len(palette) % len(_DASHES)],
+        }
+        for index, (name, colour) in enumerate(zip(labels, cycle, strict=False))
+    }
+
+
+def _baseline(axes: Axes, row: Mapping[Any, Any]) -> None:
+    """Draws an operator without cost, which has no place on a logarithmic axis, as a line across."""
+    score = 100 * float(row["miou"])
+    axes.axhline(score, color=_colour(row["kind"]), linewidth=1.0, linestyle=":", zorder=1)
+    text = axes.annotate(
+        label(row), (0, score), xycoords=axes.get_yaxis_transform(), xytext=(3, 2), textcoords="offset points"
+    )
+    text.set(fontsize=_FONT - 1, va="bottom")
+
+
+def _scatter(axes: Axes, rows: pd.DataFrame, column: str, scores: pd.Series[Any]) -> None:
+    values, score = rows[column].astype(float), 100 * rows["miou"].astype(float)
+    axes.set_xscale("log")
+    axes.set_xlim(values.min() / 2.2, values.max() * 2.2)
+    low, high = 100 * float(scores.min()), 100 * float(scores.max())
+    margin = max(0.12 * (high - low), 0.5)
+    axes.set_ylim(low - margin, high + margin)
+    axes.errorbar(values, score, yerr=_bars(rows), fmt="none", ecolor="0.7", elinewidth=0.8, zorder=1)
+    for (kind, implementation), group in rows.assign(area=_areas(rows)).groupby(["kind", "implementation"]):
+        colour = _colour(str(kind))
+        axes.scatter(
+            group[column].astype(float),
+            100 * group["miou"].astype(float),
+            s=group["area"],
+            marker=_KINDS[str(kind)][2],
+            facecolors=colour if implementation == "reference" else "white",
+            edgecolors="white" if implementation == "reference" else colour,
+            linewidths=0.5 if implementation == "reference" else 1.2,
+            alpha=0.9,
+            zorder=3,
+        )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _labels(rows: pd.DataFrame) -> list[str]:
+    return [label({str(key): value for key, value in row.items()}) for row in rows.to_dict("records")]
+
+
+def _bars(rows: pd.DataFrame) -> pd.Series[Any]:
+    return 100 * rows["miou_std"].astype(float).fillna(0.0)
+
+
+def _areas(rows: pd.DataFrame) -> list[float]:
+    params = rows["params"].astype(float)
+    return [24.0 + 150.0 * value for value in params / max(float(params.max()), 1.0)]
+
+
+def _colour(kind: str) -> tuple[float, float, float]:
+    colour: tuple[float, float, float] = sns.color_palette("colorblind")[_KINDS[kind][1]]
+    return colour

@@ -1,0 +1,133 @@
+"""One row: the records of one operator, implementation and hyper-parameters in one setting."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from attnbench.records import Record
+from attnbench.statistics import summarise, summarise_ratio
+
+ROW = ("operator", "implementation", "settings")
+"""Fields that tell the rows of one table apart."""
+
+CONTROL = "conv3x3"
+MODES = ("forward", "training")
+MIB = 2**20
+SCORES = ("miou", "macc", "aacc")
+_MODE_FIGURES = (
+    *("peak_mib", "latency_ms", "latency_low_ms", "latency_high_ms", "spread", "samples", "calls_per_sample"),
+    *("control_ms", "ratio", "ratio_low", "ratio_high"),
+)
+
+
+def cost_row(trials: Sequence[Record]) -> dict[str, Any]:
+    """Cost of one operator: what both modes share, then the columns of each mode.
+
+    Args:
+        trials: at most one record of each mode.
+
+    """
+    row = _header(trials)
+    row["commit"] = ", ".join(dict.fromkeys(str(trial["commit"]) for trial in trials))
+    row["source"] = trials[0]["source"]
+    row["started"] = min(str(trial["started"]) for trial in trials)
+    modes = {str(trial["mode"]): trial for trial in trials}
+    measured = [modes[mode] for mode in MODES if mode in modes and modes[mode]["status"] == "ok"]
+    first: Record = measured[0] if measured else {}
+    row["params"] = first.get("params")
+    row["macs"] = first.get("macs")
+    row["macs_closed_form"] = first.get("macs_closed_form")
+    row["flops"] = 2 * first["macs"] if measured else None
+    row["macs_lower_bound"] = first.get("lower_bound")
+    row["uncounted"] = "; ".join(first.get("uncounted", []))
+    for mode in MODES:
+        row.update({f"{name}_{mode}": value for name, value in _mode_columns(modes.get(mode)).items()})
+    return row
+
+
+def accuracy_row(trials: Sequence[Record]) -> dict[str, Any]:
+    """Accuracy of one operator over its seeds: mean and sample standard deviation.
+
+    Args:
+        trials: at most one record of each seed.
+
+    """
+    row = _header(trials)
+    scored = [trial for trial in trials if trial["status"] == "ok"]
+    failed = [trial for trial in trials if trial["status"] != "ok"]
+    row["accuracy_of"] = trials[0]["implementation"]
+    row["status_accuracy"] = "ok" if scored else failed[0]["status"]
+    row["reason_accuracy"] = "; ".join(dict.fromkeys(str(trial["reason"]) for trial in failed))
+    row["seeds"] = len(scored)
+    row["failed_seeds"] = len(failed)
+    for name in SCORES:
+        row[name], row[f"{name}_std"] = _mean_std([trial[name] for trial in scored])
+    row["seed_miou"] = {trial["seed"]: trial["miou"] for trial in scored}
+    row["iou"] = json.dumps(_class_means(scored)) if scored else None
+    row["local_ceiling"] = max(
+        (trial["local_ceiling"] for trial in scored if "local_ceiling" in trial), default=None
+    )
+    row["params_network"] = scored[0]["params"] if scored else None
+    for name in ("train_s", "eval_s"):
+        row[name] = _mean_std([trial[name] for trial in scored])[0]
+    row["train_images"] = scored[0].get("train_images") if scored else None
+    row["eval_images"] = scored[0].get("eval_images") if scored else None
+    row["source_accuracy"] = trials[0]["source"]
+    row["commit_accuracy"] = ", ".join(dict.fromkeys(str(trial["commit"]) for trial in trials))
+    row["started_accuracy"] = min(str(trial["started"]) for trial in trials)
+    row["identities_accuracy"] = "; ".join(str(trial["identity"]) for trial in trials)
+    return row
+
+
+def add_gains(rows: Sequence[dict[str, Any]]) -> None:
+    """Adds to each accuracy row its gain in mIoU over the 3x3 convolution, paired by seed."""
+    control: dict[int, float] = next((row["seed_miou"] for row in rows if row["operator"] == CONTROL), {})
+    for row in rows:
+        own: dict[int, float] = row["seed_miou"] if row["operator"] != CONTROL else {}
+        gains = [own[seed] - control[seed] for seed in own if seed in control]
+        row["gain"], row["gain_std"] = _mean_std(gains)
+        row["gain_seeds"] = len(gains)
+
+
+def _header(trials: Sequence[Record]) -> dict[str, Any]:
+    return {key: trials[0][key] for key in (*ROW, "title", "kind")}
+
+
+def _mode_columns(trial: Record | None) -> dict[str, Any]:
+    columns: dict[str, Any] = {"status": trial["status"] if trial else "not measured"}
+    columns["reason"] = trial.get("reason", "") if trial else ""
+    columns |= dict.fromkeys(_MODE_FIGURES)
+    if trial is not None and trial["status"] == "ok":
+        samples, control = trial["samples_ms"], trial["control_samples_ms"]
+        latency, ratio = summarise(samples), summarise_ratio(samples, control)
+        columns["peak_mib"] = trial["peak_bytes"] / MIB
+        columns["latency_ms"], columns["latency_low_ms"] = latency.median, latency.low
+        columns["latency_high_ms"] = latency.high
+        columns["spread"] = latency.iqr / latency.median
+        columns["samples"] = latency.count
+        columns["calls_per_sample"] = trial["calls_per_sample"]
+        columns["control_ms"] = summarise(control).median
+        columns["ratio"], columns["ratio_low"], columns["ratio_high"] = ratio.median, ratio.low, ratio.high
+    columns["notes"] = "; ".join(trial.get("notes", [])) if trial else ""
+    columns["identity"] = trial["identity"] if trial else ""
+    return columns
+
+
+def _mean_std(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean, and the sample standard deviation where there are two values."""
+    if not values:
+        return None, None
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _class_means(scored: Sequence[Record]) -> dict[str, float | None]:
+    means: dict[str, float | None] = {}
+    for index, name in enumerate(scored[0]["classes"]):
+        values = [trial["iou"][index] for trial in scored if trial["iou"][index] is not None]
+        means[name] = math.fsum(values) / len(values) if values else None
+    return means

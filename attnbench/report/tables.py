@@ -1,0 +1,192 @@
+"""Frames as tables for people: cells of text, the best of each column, and the notes below."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from attnbench.report.cells import Cell, Column, Row, class_cell, mode_columns, number, percent, score_columns
+from attnbench.report.frames import Frame
+from attnbench.report.rows import MODES
+from attnbench.report.wording import (
+    STATUSES,
+    accuracy_title,
+    cost_title,
+    distinct,
+    label,
+    present,
+    significant,
+)
+
+_BOLD = "Bold: the best value that is not a control's."
+_COST_LEGEND = (
+    "fwd: forward pass in evaluation; train: forward and backward pass. MACs: multiply-accumulates of a "
+    "forward pass; FLOPs = 2 × MACs. Peak: memory on top of weights and inputs.",
+    "Latency: median [95 % interval of the median]. / conv3x3: median, over rounds, of the ratio to the 3x3 "
+    "convolution in the same round. †: interquartile range above 10 % of the median.",
+    _BOLD,
+)
+_ACCURACY_LEGEND = (
+    "mIoU, mAcc, aAcc: mean ± standard deviation (number of seeds). Gain: mIoU minus that of conv3x3, paired "
+    "by seed. ‡: has the accuracy of the reference implementation, which computes the same function (by test).",
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table ready to be rendered.
+
+    Args:
+        title: heading.
+        columns: columns, the first of which names the row.
+        rows: cells by row.
+        kinds: kind of the operator of each row.
+        legend: sentences on how to read it, the same for all tables of its kind.
+        notes: sentences on its rows.
+
+    """
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    kinds: Sequence[str]
+    legend: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def comparison_table(frame: Frame) -> Table:
+    """Cost, and what it buys, of every operator in one setting."""
+    columns = [
+        Column("title", "Operator", "Operator", lambda row: Cell(label(row))),
+        number("params", "Params (M)", "Params (M)", 1e6),
+        number("macs", "MACs (G)", "MACs (G)", 1e9, bound="macs_lower_bound"),
+        number("flops", "FLOPs (G)", "FLOPs (G)", 1e9, bound="macs_lower_bound"),
+        *(column for mode in MODES for column in mode_columns(mode)),
+        *score_columns(),
+    ]
+    title = cost_title(frame.cost)
+    if frame.accuracy:
+        title += f"; mIoU: {accuracy_title(frame.accuracy)}"
+    legend = [*_COST_LEGEND, *(_ACCURACY_LEGEND if frame.accuracy else ())]
+    return _table(title, columns, frame, legend, [*_cost_notes(frame), *_accuracy_notes(frame)])
+
+
+def accuracy_table(frame: Frame) -> Table:
+    """Accuracy of every operator in one setting, its gain over the control and the time of training."""
+    columns = [
+        Column("title", "Operator", "Operator", lambda row: Cell(label(row))),
+        *score_columns(),
+        number("params_network", "Params of the network (M)", "Params (M)", 1e6),
+        number("train_s", "Training (s)", "Training (s)", 1.0, better=None),
+    ]
+    table = _table(
+        accuracy_title(frame.accuracy), columns, frame, [*_ACCURACY_LEGEND, _BOLD], _accuracy_notes(frame)
+    )
+    return _with_ceiling(table, frame)
+
+
+def class_table(frame: Frame) -> Table:
+    """IoU of each class, mean over the seeds."""
+    scored = [row for row in _rows(frame) if present(row["iou"])]
+    classes = list(json.loads(scored[0]["iou"])) if scored else []
+    columns = [Column("title", "Operator", "Operator", lambda row: Cell(label(row)))]
+    columns += [Column("iou", f"{name} (%)", name, class_cell(name), "high") for name in classes]
+    columns.append(Column("miou", "mean (%)", "mean", lambda row: percent(row["miou"]), "high"))
+    return _table(accuracy_title(frame.accuracy), columns, frame, [_BOLD], [])
+
+
+def _rows(frame: Frame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in frame.rows.to_dict("records")]
+
+
+def _table(
+    title: str, columns: Sequence[Column], frame: Frame, legend: Sequence[str], notes: Sequence[str]
+) -> Table:
+    rows = _rows(frame)
+    known = set(frame.rows.columns)
+    kept = [c for c in columns if c.key in known and (c.key == "title" or _is_shown(c, rows))]
+    kinds = [str(row["kind"]) for row in rows]
+    by_column = [_mark_best(column, [column.cell(row) for row in rows], kinds) for column in kept]
+    return Table(
+        title,
+        kept,
+        [list(cells) for cells in zip(*by_column, strict=True)],
+        kinds,
+        tuple(legend),
+        tuple(notes),
+    )
+
+
+def _is_shown(column: Column, rows: Sequence[Row]) -> bool:
+    return any(column.cell(row).text != STATUSES["not measured"] for row in rows)
+
+
+def _mark_best(column: Column, cells: list[Cell], kinds: Sequence[str]) -> list[Cell]:
+    eligible = [
+        cell.value
+        for cell, kind in zip(cells, kinds, strict=True)
+        if kind != "control" and cell.value is not None
+    ]
+    if column.better is None or len(eligible) < 2:
+        return cells
+    best = significant(min(eligible) if column.better == "low" else max(eligible))
+    return [
+        Cell(cell.text, cell.value, cell.short, best=True)
+        if kind != "control" and cell.value is not None and significant(cell.value) == best
+        else cell
+        for cell, kind in zip(cells, kinds, strict=True)
+    ]
+
+
+def _with_ceiling(table: Table, frame: Frame) -> Table:
+    """Appends what an operator without reach of its own could get, where the task knows it."""
+    ceilings = [row["local_ceiling"] for row in _rows(frame) if present(row["local_ceiling"])]
+    if not ceilings:
+        return table
+    cells = [Cell("Local ceiling")]
+    cells += [percent(max(ceilings)) if column.key == "miou" else Cell("–") for column in table.columns[1:]]
+    legend = [
+        *table.legend,
+        "Local ceiling: the best mIoU without seeing beyond the receptive field of the backbone.",
+    ]
+    return Table(
+        table.title, table.columns, [*table.rows, cells], [*table.kinds, "ceiling"], legend, table.notes
+    )
+
+
+def _cost_notes(frame: Frame) -> list[str]:
+    rows = _rows(frame)
+    notes: list[str] = []
+    for row in rows:
+        if row.get("macs_lower_bound") is True:
+            notes.append(f"{label(row)}: MACs are a lower bound; not counted: {row['uncounted']}.")
+        for mode in MODES:
+            if present(row.get(f"notes_{mode}")):
+                notes.append(f"{label(row)}, {mode}: {row[f'notes_{mode}']}.")
+            if row.get(f"status_{mode}") in STATUSES and row[f"status_{mode}"] != "not measured":
+                notes.append(
+                    f"{label(row)}, {mode}: {STATUSES[row[f'status_{mode}']]}: {row[f'reason_{mode}']}."
+                )
+    return notes
+
+
+def _accuracy_notes(frame: Frame) -> list[str]:
+    rows = [row for row in _rows(frame) if present(row.get("status_accuracy"))]
+    if not rows:
+        return []
+    notes: list[str] = []
+    for row in rows:
+        if (
+            present(row.get("source"))
+            and present(row["source_accuracy"])
+            and row["source"] != row["source_accuracy"]
+        ):
+            notes.append(
+                f"{label(row)}: cost and accuracy were measured with different versions of its source."
+            )
+        if row["failed_seeds"] and row["accuracy_of"] == row["implementation"]:
+            status = f"{int(row['failed_seeds'])} training run(s) failed"
+            notes.append(f"{label(row)}: {status}: {row['reason_accuracy']}.")
+    return distinct(notes)

@@ -1,0 +1,212 @@
+"""Writes the report: records in, files out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rich.table
+
+from attnbench.errors import UsageError
+from attnbench.records import Record
+from attnbench.report.facts import commits, dates, flatten, machine, provenance
+from attnbench.report.frames import Frame, accuracy_frames, all_frames, comparison_frames, sheet, superseded
+from attnbench.report.page import render_page
+from attnbench.report.plots import Plot, scaling, trade_off
+from attnbench.report.render import legend, render_terminal, to_latex, to_markdown
+from attnbench.report.tables import Table, accuracy_table, class_table, comparison_table
+from attnbench.report.wording import distinct
+
+Environments = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Args:
+        folder: folder of the report.
+        files: its files.
+        frames: the comparisons, for `render_terminal`.
+        skipped: sentences on what was not drawn, set aside or replaced.
+
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    frames: tuple[Frame, ...]
+    skipped: tuple[str, ...]
+
+
+def write_report(
+    records: Sequence[Record], environments: Environments, folder: Path, *, problems: Sequence[str] = ()
+) -> Report:
+    """Writes tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page of HTML.
+
+    Args:
+        records: valid records.
+        environments: fingerprint by environment hash.
+        folder: where to; created if it does not exist.
+        problems: sentences on records that could not be read, to be repeated in the report.
+
+    Raises:
+        UsageError: if the folder cannot be written.
+
+    """
+    frames = all_frames(records, environments)
+    compared = [frame for frame in frames if frame.cost]
+    scored = accuracy_frames(records, environments)
+    sections = _sections(compared, scored)
+    drawn = [*map(trade_off, compared), *scaling(compared)] if records else []
+    plots = _named_apart([plot for plot in drawn if isinstance(plot, Plot)])
+    skipped = [*problems, *(reason for reason in drawn if isinstance(reason, str))]
+    replaced = superseded(records)
+    if replaced:
+        skipped.append(
+            f"{replaced} record(s) are not shown: the same trial was measured later with another source."
+        )
+    facts, machines = provenance(records), _machines(records, environments)
+    pictures = [(plot.caption, plot.png()) for plot in plots]
+    texts = {
+        "comparison.md": _markdown(sections, plots, facts, machines, skipped),
+        "comparison.csv": sheet(frames).to_csv(index=False, lineterminator="\n"),
+        "comparison.tex": _latex([*map(comparison_table, compared), *map(accuracy_table, scored)]),
+        "index.html": render_page(sections, pictures, facts, machines, skipped),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [folder / name for name in texts]
+        for file, text in zip(files, texts.values(), strict=True):
+            file.write_text(text, encoding="utf-8")
+        for plot, (_, picture) in zip(plots, pictures, strict=True):
+            for suffix, data in (("png", picture), ("pdf", plot.pdf())):
+                files.append(folder / f"{plot.name}.{suffix}")
+                files[-1].write_bytes(data)
+    except OSError as error:
+        raise UsageError(
+            f"report folder {str(folder)!r}: expected one that can be written, got {error.strerror or error}"
+        ) from error
+    return Report(folder, tuple(files), tuple(frames), tuple(skipped))
+
+
+def terminal_tables(report: Report) -> list[rich.table.Table]:
+    """The comparisons of a report for a terminal of 110 columns."""
+    return [render_terminal(frame) for frame in report.frames]
+
+
+def readme_block(
+    records: Sequence[Record], environments: Environments, *, command: str = "make compare"
+) -> str:
+    """The comparison with the most rows, and a sentence on where it comes from, for the README.
+
+    The operator level comes before the others, and the larger map before the smaller.
+    """
+    compared = comparison_frames(records, environments) or accuracy_frames(records, environments)
+    if not compared:
+        return "No results yet: nothing has been measured."
+
+    def worth(frame: Frame) -> tuple[bool, bool, int, int]:
+        cost = frame.cost
+        return (
+            cost.get("level") == "operator",
+            bool(frame.accuracy),
+            len(frame.rows),
+            cost.get("height", 0) * cost.get("width", 0),
+        )
+
+    frame = max(compared, key=worth)
+    table = comparison_table(frame) if frame.cost else accuracy_table(frame)
+    key = frame.setting["environment"]
+    same = [record for record in records if record["environment"] == key]
+    where = machine(frame.environment) or "a machine without a recorded environment"
+    source = (
+        f"Measured on {where} (environment `{key}`) on {dates(same)} with commit {', '.join(commits(same))}, "
+        f"protocol {frame.setting['protocol']}: `{command}`."
+    )
+    return f"**{table.title}**\n\n{to_markdown(table)}\n{legend([table])}\n\n{source}"
+
+
+def replace_block(text: str, name: str, block: str) -> str:
+    r"""`text` with what stands between `<!-- name:begin -->` and `<!-- name:end -->` replaced by `block`.
+
+    Raises:
+        UsageError: unless each marker occurs once, in this order.
+
+    Example:
+        >>> replace_block("<!-- x:begin -->old<!-- x:end -->", "x", "new")
+        '<!-- x:begin -->\nnew\n<!-- x:end -->'
+
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise UsageError(
+            f"markers: expected {begin} and {end} once each, in this order, "
+            f"got {text.count(begin)} and {text.count(end)}"
+        )
+    return f"{text[: text.index(begin)]}{begin}\n{block}\n{text[text.index(end) :]}"
+
+
+def _sections(compared: Sequence[Frame], scored: Sequence[Frame]) -> list[tuple[str, list[Table]]]:
+    sections: list[tuple[str, list[Table]]] = []
+    if compared:
+        sections.append(("Comparison", [comparison_table(frame) for frame in compared]))
+    if scored:
+        sections.append(("Accuracy", [accuracy_table(frame) for frame in scored]))
+        classes = [class_table(frame) for frame in scored]
+        sections.append(("IoU of each class", [table for table in classes if len(table.columns) > 2]))
+    return [(heading, tables) for heading, tables in sections if tables]
+
+
+def _machines(records: Sequence[Record], environments: Environments) -> dict[str, dict[str, str]]:
+    keys = distinct(record["environment"] for record in records)
+    unknown = {"fingerprint": "not found beside the records"}
+    return {
+        f"Environment {key}": flatten(environments[key]) if key in environments else unknown for key in keys
+    }
+
+
+def _named_apart(plots: Sequence[Plot]) -> list[Plot]:
+    """Plots with a number behind a name that another has already."""
+    seen: dict[str, int] = {}
+    named: list[Plot] = []
+    for plot in plots:
+        seen[plot.name] = seen.get(plot.name, 0) + 1
+        name = plot.name if seen[plot.name] == 1 else f"{plot.name}-{seen[plot.name]}"
+        named.append(Plot(name, plot.caption, plot.figure))
+    return named
+
+
+def _markdown(
+    sections: Sequence[tuple[str, Sequence[Table]]],
+    plots: Sequence[Plot],
+    facts: Mapping[str, str],
+    machines: Mapping[str, Mapping[str, str]],
+    skipped: Sequence[str],
+) -> str:
+    lines = ["# Comparison of attention operators", ""]
+    lines += [f"- {key}: {value}" for key, value in facts.items() if value] + [""]
+    if not sections:
+        lines += ["No records: nothing has been measured yet.", ""]
+    for heading, tables in sections:
+        lines += [f"## {heading}", "", legend(tables), ""]
+        for table in tables:
+            lines += [f"### {table.title}", "", to_markdown(table), ""]
+    if plots:
+        lines += ["## Figures", ""]
+        for plot in plots:
+            lines += [f"![{plot.caption.partition('. ')[0]}]({plot.name}.png)", "", plot.caption, ""]
+    if skipped:
+        lines += ["## Not drawn, and set aside", "", *(f"- {line}" for line in skipped), ""]
+    for heading, values in machines.items():
+        lines += [f"## {heading}", "", *(f"- {key}: {value}" for key, value in values.items()), ""]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+
+
+def _latex(tables: Sequence[Table]) -> str:
+    head = "% Needs \\usepackage{booktabs}; written by attnbench, do not edit.\n"
+    if not tables:
+        return head + "% No records: nothing has been measured yet.\n"
+    return head + "\n".join(to_latex(table) for table in tables)

@@ -1,0 +1,223 @@
+"""The way of the data: `plan(experiment) -> trials`, and `run(trials) -> events` with one record for each trial.
+
+`plan` is pure. `run` takes blocks of trials to worker processes and writes what comes back; a trial whose record is there is
+not run again, and a worker that dies, hangs or runs out of memory costs the row of the trial that was in flight.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import operators
+from attnbench import records
+from attnbench.config import Accuracy, Cost, Experiment
+from attnbench.data import build_dataset
+from attnbench.environment import commit, environment_hash, fingerprint
+from attnbench.errors import UsageError
+from attnbench.models.build import build_operator
+from attnbench.records import PROTOCOL, Record, RecordWriter, Trial
+from attnbench.supervisor import Event, Limits, run_lanes
+from attnbench.worker import WorkerOptions
+
+
+def resolve_device(device: str) -> str:
+    """`"auto"` resolved to what there is.
+
+    Raises:
+        UsageError: if the device is unknown or absent.
+    """
+    present = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    if device == "auto":
+        return present[-1]
+    if device not in present:
+        raise UsageError(f"device: expected one of auto, {', '.join(present)} on this machine, got {device!r}")
+    return device
+
+
+def plan(experiment: Experiment) -> list[Trial]:
+    """Unfolds an experiment into its trials, in the order in which they run.
+
+    Raises:
+        UsageError: if an operator is unknown, cannot be imported, or does not fit the channels.
+    """
+    try:
+        files = [operators.load_file(reference).spec.name for reference in experiment.operator_files]
+        named = operators.names() if experiment.operators == ("all",) else experiment.operators
+        names = list(dict.fromkeys([*named, *files]))
+        for name in names:
+            operators.get(name)
+    except (operators.UnknownOperatorError, operators.BrokenOperatorError) as error:
+        raise UsageError(str(error)) from error
+    device = resolve_device(experiment.device)
+    trials: list[Trial] = []
+    if experiment.cost is not None:
+        trials += _plan_cost(names, device, experiment.cost)
+    if experiment.accuracy is not None:
+        trials += _plan_accuracy(names, device, experiment.accuracy)
+    if not trials:
+        raise UsageError("experiment: expected cost or accuracy to measure, got neither")
+    for trial in trials:
+        _fit_channels(trial)
+    return trials
+
+
+def _plan_cost(names: Sequence[str], device: str, cost: Cost) -> Iterator[Trial]:
+    settings = itertools.product(cost.levels, cost.sizes, cost.channels, cost.batches, cost.dtypes, cost.modes)
+    for level, (height, width), channels, batch, dtype, mode in settings:
+        network = dataclasses.replace(cost.network, slot_channels=channels)
+        for name in names:
+            for implementation in operators.get(name).spec.implementations:
+                yield Trial(
+                    task="cost",
+                    operator=name,
+                    implementation=implementation,
+                    device=device,
+                    level=level,
+                    mode=mode,
+                    channels=channels,
+                    height=height,
+                    width=width,
+                    batch=batch,
+                    dtype=dtype,
+                    in_channels=cost.in_channels if level == "head" else None,
+                    num_classes=cost.num_classes,
+                    network=network if level in ("head", "network") else None,
+                )
+
+
+def _plan_accuracy(names: Sequence[str], device: str, accuracy: Accuracy) -> Iterator[Trial]:
+    weights = accuracy.network.backbone_weights
+    for seed, name in itertools.product(accuracy.seeds, names):
+        yield Trial(
+            task="accuracy",
+            operator=name,
+            implementation="reference",
+            device=device,
+            network=accuracy.network,
+            dataset=accuracy.dataset,
+            image_size=accuracy.image_size,
+            train_split=accuracy.train_split,
+            eval_split=accuracy.eval_split,
+            freeze_backbone=accuracy.freeze_backbone,
+            recipe=accuracy.recipe,
+            seed=seed,
+            threads=max(1, cores() // jobs(accuracy, device)) if device == "cpu" else None,
+            weights_hash=_file_hash(weights) if weights else None,
+        )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def jobs(accuracy: Accuracy, device: str) -> int:
+    """Training runs at a time: small networks keep one core each busy far better than one network keeps all."""
+    return accuracy.jobs or (cores() if device == "cpu" else 1)
+
+
+@functools.cache
+def _file_hash(path: str) -> str:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise UsageError(f"backbone weights: expected a file, got {path!r} ({error.strerror})") from error
+
+
+@functools.cache
+def _build_meta(operator: str, channels: int) -> None:
+    with torch.device("meta"):
+        build_operator(operator, channels, num_classes=2)
+
+
+def _fit_channels(trial: Trial) -> None:
+    """Raises a `UsageError` now if the slot's channels do not fit the operator, before anything has run."""
+    channels = trial.channels or (trial.network.slot_channels if trial.network else None)
+    if channels is not None:
+        _build_meta(trial.operator, channels)
+
+
+def run(experiment: Experiment, trials: Sequence[Trial], folder: Path) -> Iterator[Event]:
+    """Runs what has no record in `folder` yet, and writes a record for every trial that ends.
+
+    Raises:
+        UsageError: if the folder cannot be written, or the data needs mending; what was measured is kept.
+    """
+    environment = fingerprint(trials[0].device)
+    key = environment_hash(environment)
+    sources = {trial.operator: operators.source_hash(operators.get(trial.operator)) for trial in trials}
+    present = {record["identity"]: record for record in records.load(folder).records}
+    missing: list[Trial] = []
+    for trial in trials:
+        record = present.get(records.identity(trial, key, sources[trial.operator]))
+        if record is None:
+            missing.append(trial)
+        else:
+            yield Event("present", trial, record)
+    if not missing:
+        return
+    data_root = _check_data(experiment.accuracy)
+    with RecordWriter(folder) as writer:
+        writer.write_environment(environment, key)
+        for block in blocks(missing):
+            options = WorkerOptions(experiment.operator_files, data_root, block[0].threads)
+            for event in run_lanes(block, _limits(block[0], experiment), options):
+                if event.kind != "finished":
+                    yield event
+                    continue
+                header = _header(event.trial, key, sources[event.trial.operator])
+                record = {**header, **event.data}
+                writer.write(record)
+                yield Event("finished", event.trial, record)
+
+
+def _check_data(accuracy: Accuracy | None) -> str | None:
+    """Folder of the dataset; raises a `UsageError` now if it is not what the loader expects, before anything has run."""
+    if accuracy is None:
+        return None
+    root = accuracy.data_root
+    if accuracy.dataset != "context":
+        root = root or os.environ.get("ATTNBENCH_DATA")
+        for split in (accuracy.train_split, accuracy.eval_split):
+            build_dataset(accuracy.dataset, split=split, root=root, image_size=accuracy.image_size)
+    return root
+
+
+def blocks(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Trials that share a worker: all operators of one level, size, type and mode; accuracy trials of one seed."""
+    grouped: dict[Any, list[Trial]] = {}
+    for trial in trials:
+        part = dataclasses.replace(trial, operator="", implementation="", settings="{}")
+        grouped.setdefault(part, []).append(trial)
+    return list(grouped.values())
+
+
+def _header(trial: Trial, environment: str, source: str) -> Record:
+    spec = operators.get(trial.operator).spec
+    return {
+        **trial.fields(),
+        "protocol": PROTOCOL,
+        "identity": records.identity(trial, environment, source),
+        "title": spec.title,
+        "kind": spec.kind,
+        "environment": environment,
+        "source": source,
+        "commit": commit(),
+    }
+
+
+def _limits(trial: Trial, experiment: Experiment) -> Limits:
+    if trial.task == "cost":
+        assert experiment.cost is not None
+        return Limits(timeout=experiment.cost.timeout, cost=experiment.cost)
+    assert experiment.accuracy is not None
+    return Limits(timeout=experiment.accuracy.timeout, lanes=jobs(experiment.accuracy, trial.device))

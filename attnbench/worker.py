@@ -1,0 +1,272 @@
+"""What runs inside a worker process: one block of trials, told to the parent message by message.
+
+A block of cost trials is prepared trial by trial (build, check, count, peak memory) and then sampled round robin; a block of
+accuracy trials runs one after the other. Before each step the worker says which trial is in flight, so that the parent
+knows whose row it is if the process dies.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+import torch
+
+import operators
+from attnbench.config import Cost
+from attnbench.data import build_dataset
+from attnbench.errors import UsageError
+from attnbench.evaluation import evaluate
+from attnbench.measuring.cost import count_macs, count_params
+from attnbench.measuring.latency import round_robin
+from attnbench.measuring.memory import peak_bytes
+from attnbench.models.build import build_segmentor
+from attnbench.records import Status, Trial
+from attnbench.training import fit
+from attnbench.workload import Unsupported, Workload, build_workload
+from operators import checks
+
+CONTROL = "conv3x3"
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a worker tells its parent.
+
+    Args:
+        kind: `"begin"` (this trial is in flight), `"progress"`, `"numbers"` (first figures, for display), `"done"`, `"failed"`,
+            `"usage"` (something the user must mend before anything else can run).
+        trial: index of the trial in its block.
+        data: figures of the record (`numbers`, `done`), `status` and `reason` (`failed`), `reason` (`usage`), `done` and
+            `total` (`progress`).
+    """
+
+    kind: Literal["begin", "progress", "numbers", "done", "failed", "usage"]
+    trial: int
+    data: dict[str, Any]
+
+
+Send = Callable[[Message], None]
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What a worker needs beside its trials.
+
+    Args:
+        operator_files: files of third parties to register.
+        data_root: folder of the dataset.
+        threads: threads of torch; none for torch's default.
+    """
+
+    operator_files: tuple[str, ...] = ()
+    data_root: str | None = None
+    threads: int | None = None
+
+
+def work(connection: Connection, trials: Sequence[Trial], cost: Cost | None, options: WorkerOptions) -> None:
+    """Runs one block and closes the connection; the entry point of a worker process."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    for reference in options.operator_files:
+        operators.load_file(reference)
+    send: Send = connection.send
+    if trials[0].task == "cost":
+        assert cost is not None
+        _run_cost(trials, cost, send)
+    else:
+        _run_accuracy(trials, options, send)
+    connection.close()
+
+
+def failure(error: BaseException) -> tuple[Status, str]:
+    """Status and reason of a trial that raised `error`."""
+    text = str(error).strip().splitlines()
+    reason = text[0] if text else type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return "out_of_memory", reason
+    if isinstance(error, Unsupported):
+        return "unsupported", reason
+    if isinstance(error, checks.ConformanceError):
+        return "nonconforming", reason
+    if isinstance(error, UsageError):
+        return "unsupported", reason
+    return "error", f"{type(error).__name__}: {reason}"
+
+
+def _run_cost(trials: Sequence[Trial], cost: Cost, send: Send) -> None:
+    workloads: dict[int, Workload] = {}
+    figures: dict[int, dict[str, Any]] = {}
+    for index, trial in enumerate(trials):
+        send(Message("begin", index, {}))
+        try:
+            workloads[index], figures[index] = _prepare(trial)
+        except Exception as error:  # noqa: BLE001 - whatever an operator raises becomes its row
+            _release(trial)
+            status, reason = failure(error)
+            send(Message("failed", index, {"status": status, "reason": reason}))
+        else:
+            send(Message("numbers", index, figures[index]))
+    if not workloads:
+        return
+    control = _control(trials, workloads)
+    while workloads:
+        flying = [-1]
+
+        def announce(name: str, flying: list[int] = flying) -> None:
+            if name.isdigit():
+                flying[0] = int(name)
+                send(Message("begin", flying[0], {}))
+
+        keys = {index: CONTROL if workload is control else str(index) for index, workload in workloads.items()}
+        steps = {keys[index]: workload.step for index, workload in workloads.items()}
+        try:
+            samples = round_robin(
+                {**steps, CONTROL: control.step},
+                control=CONTROL,
+                device=torch.device(trials[0].device),
+                budget_s=cost.seconds_per_trial * (len(steps) + 1),
+                min_rounds=cost.min_rounds,
+                on_sample=announce,
+            )
+        except Exception as error:
+            if flying[0] < 0:
+                raise
+            status, reason = failure(error)
+            del workloads[flying[0]]
+            _release(trials[0])
+            send(Message("failed", flying[0], {"status": status, "reason": reason}))
+            continue
+        for index in workloads:
+            taken = samples[keys[index]]
+            timing = {
+                "samples_ms": list(taken.ms),
+                "control_samples_ms": list(taken.control_ms),
+                "calls_per_sample": taken.calls_per_sample,
+            }
+            send(Message("done", index, {**figures[index], **timing}))
+        return
+
+
+def _prepare(trial: Trial) -> tuple[Workload, dict[str, Any]]:
+    started = time.perf_counter()
+    operator = operators.get(trial.operator)
+    failed = {name: why for name, why in checks.run_checks(operator, only=checks.QUICK).items() if why is not None}
+    if failed:
+        name, why = next(iter(failed.items()))
+        raise checks.ConformanceError(f"{name}: {why}")
+    workload = build_workload(trial)
+    counted = count_macs(workload.module, workload.inputs)
+    if workload.macs_closed_form is not None and counted.macs != workload.macs_closed_form:
+        raise checks.ConformanceError(
+            f"expected {workload.macs_closed_form} MACs as declared, got {counted.macs} counted"
+        )
+    figures: dict[str, Any] = {
+        "params": count_params(workload.module),
+        "macs": counted.macs,
+        "uncounted": list(counted.uncounted),
+        "lower_bound": counted.lower_bound,
+        "notes": workload.notes,
+        "peak_bytes": peak_bytes(workload.step, torch.device(trial.device)),
+    }
+    if workload.macs_closed_form is not None:
+        figures["macs_closed_form"] = workload.macs_closed_form
+    figures["prepare_s"] = time.perf_counter() - started
+    return workload, figures
+
+
+def _control(trials: Sequence[Trial], workloads: dict[int, Workload]) -> Workload:
+    """The workload that every round contains: the block's own 3x3 convolution, or one built for it."""
+    for index, workload in workloads.items():
+        if trials[index].operator == CONTROL:
+            return workload
+    first = trials[0]
+    level = "operator" if first.level == "core" else first.level
+    fields = {**{name: getattr(first, name) for name in first.__dataclass_fields__}}
+    fields.update(operator=CONTROL, implementation="reference", settings="{}", level=level)
+    return build_workload(Trial(**fields))
+
+
+def _release(trial: Trial) -> None:
+    if trial.device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _run_accuracy(trials: Sequence[Trial], options: WorkerOptions, send: Send) -> None:
+    for index, trial in enumerate(trials):
+        send(Message("begin", index, {}))
+        try:
+            figures = _train_and_score(index, trial, options, send)
+        except UsageError as error:
+            send(Message("usage", index, {"reason": str(error)}))
+            return
+        except Exception as error:  # noqa: BLE001 - whatever an operator raises becomes its row
+            _release(trial)
+            status, reason = failure(error)
+            send(Message("failed", index, {"status": status, "reason": reason}))
+        else:
+            send(Message("done", index, figures))
+
+
+_dataset = functools.cache(build_dataset)
+
+
+def _train_and_score(index: int, trial: Trial, options: WorkerOptions, send: Send) -> dict[str, Any]:
+    assert trial.dataset and trial.train_split and trial.eval_split and trial.network and trial.recipe
+    assert trial.seed is not None
+    train, test = (
+        _dataset(trial.dataset, split=split, root=options.data_root, image_size=trial.image_size)
+        for split in (trial.train_split, trial.eval_split)
+    )
+    device = torch.device(trial.device)
+    torch.manual_seed(trial.seed)
+    model = build_segmentor(
+        trial.operator,
+        trial.network,
+        len(train.classes),
+        implementation=trial.implementation,
+        settings=json.loads(trial.settings),
+        auxiliary_weight=trial.recipe.auxiliary_weight,
+    )
+    told = 0.0
+
+    def tell(done: int, total: int, _: float) -> None:
+        nonlocal told
+        if done == total or time.monotonic() - told > 0.5:
+            told = time.monotonic()
+            send(Message("progress", index, {"done": done, "total": total}))
+
+    started = time.perf_counter()
+    loss = fit(
+        model,
+        train,
+        trial.recipe,
+        seed=trial.seed,
+        device=device,
+        freeze_backbone=bool(trial.freeze_backbone),
+        progress=tell,
+    )
+    trained = time.perf_counter()
+    scores = evaluate(model, test, device=device, amp=trial.recipe.amp)
+    figures = {
+        "params": count_params(model),
+        "miou": scores.miou,
+        "macc": scores.macc,
+        "aacc": scores.aacc,
+        "iou": list(scores.iou),
+        "classes": list(test.classes),
+        "loss": [round(value, 6) for value in loss],
+        "train_s": trained - started,
+        "eval_s": time.perf_counter() - trained,
+        "train_images": len(train),
+        "eval_images": len(test),
+    }
+    radius = getattr(model.backbone, "receptive_field", None)
+    if radius is not None and hasattr(test, "local_ceiling"):
+        figures["local_ceiling"] = test.local_ceiling(radius // 2)
+    return figures

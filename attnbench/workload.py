@@ -1,0 +1,169 @@
+"""A trial made runnable: the module, its inputs, and the step that is measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from attnbench.models.build import build_head, build_operator, build_segmentor
+from attnbench.records import Trial
+from operators.interface import AttentionOperator, has_core
+
+
+class Unsupported(Exception):
+    """A trial that its operator cannot do by design; the message says why."""
+
+
+class Calls(nn.Module):
+    """One module applied to each of several argument lists, as a block applies its core.
+
+    Args:
+        module: what is called.
+        calls: number of its calls in one forward pass of the block.
+    """
+
+    def __init__(self, module: nn.Module, calls: int) -> None:
+        super().__init__()
+        self.module = module
+        self.calls = calls
+
+    def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """Splits `arguments` evenly over the calls and returns all outputs."""
+        size = len(arguments) // self.calls
+        outputs: list[Tensor] = []
+        for call in range(self.calls):
+            out = self.module(*arguments[call * size : (call + 1) * size])
+            outputs.extend((out,) if isinstance(out, Tensor) else out)
+        return tuple(outputs)
+
+
+@dataclass
+class Workload:
+    """What one cost trial runs.
+
+    Args:
+        module: the module, in the trial's type, on its device, in evaluation or training mode.
+        inputs: its inputs; in training they require gradients.
+        mode: `"forward"` or `"training"`.
+        macs_closed_form: `macs(h, w)` times the batch, at the operator level.
+        notes: what had to be done otherwise than the mode says, one sentence each.
+    """
+
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+    mode: str
+    macs_closed_form: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def step(self) -> object:
+        """One forward pass, or one forward and backward pass into fresh gradients."""
+        if self.mode == "forward":
+            with torch.no_grad():
+                return self.module(*self.inputs)
+        for tensor in (*self.module.parameters(), *self.inputs):
+            tensor.grad = None
+        output = self.module(*self.inputs)
+        outputs = [item for item in ((output,) if isinstance(output, Tensor) else output) if item.requires_grad]
+        torch.autograd.backward(outputs, [torch.ones_like(item) for item in outputs])
+        return None
+
+
+def build_workload(trial: Trial) -> Workload:
+    """Builds what a cost trial runs, with random inputs of a fixed seed.
+
+    Raises:
+        Unsupported: if the level does not exist for this operator.
+        UsageError: if channels or settings do not fit the operator.
+    """
+    assert trial.channels and trial.height and trial.width and trial.batch and trial.num_classes
+    torch.manual_seed(0)
+    settings = json.loads(trial.settings)
+    device, dtype = torch.device(trial.device), getattr(torch, trial.dtype or "float32")
+    build_slot: Callable[[], AttentionOperator] = lambda: build_operator(  # noqa: E731
+        trial.operator,
+        trial.channels,
+        num_classes=trial.num_classes,
+        implementation=trial.implementation,
+        settings=settings,
+    )
+    closed_form = None
+    module: nn.Module
+    if trial.level in ("operator", "core"):
+        module = build_slot()
+        shape = (trial.batch, trial.channels, trial.height, trial.width)
+        if trial.level == "operator":
+            closed_form = trial.batch * module.macs(trial.height, trial.width)
+    elif trial.level == "head":
+        assert trial.network
+        in_channels = trial.in_channels or trial.channels
+        module = build_head(
+            trial.operator,
+            in_channels,
+            trial.network,
+            trial.num_classes,
+            implementation=trial.implementation,
+            settings=settings,
+        )
+        shape = (trial.batch, in_channels, trial.height, trial.width)
+    else:
+        assert trial.network
+        module = build_segmentor(
+            trial.operator, trial.network, trial.num_classes, implementation=trial.implementation, settings=settings
+        )
+        stride = trial.network.output_stride
+        shape = (trial.batch, 3, stride * (trial.height - 1) + 1, stride * (trial.width - 1) + 1)
+    module = module.to(device=device, dtype=dtype).train(trial.mode == "training")
+    inputs: tuple[Tensor, ...] = (torch.randn(shape).to(device=device, dtype=dtype),)
+    workload = Workload(module, inputs, trial.mode or "forward", closed_form)
+    if trial.mode == "training":
+        _settle_batch_norms(workload)
+    if trial.level == "core":
+        _reduce_to_core(workload)
+    if trial.mode == "training":
+        workload.inputs = tuple(
+            tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in workload.inputs
+        )
+    return workload
+
+
+def _settle_batch_norms(workload: Workload) -> None:
+    """Puts batch norms that see a single value per channel, and so cannot train, on their running statistics."""
+    starved: list[nn.Module] = []
+
+    def inspect(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if module.training and inputs[0].numel() == inputs[0].shape[1]:
+            starved.append(module.eval())
+
+    norms = [module for module in workload.module.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    handles = [norm.register_forward_pre_hook(inspect) for norm in norms]
+    try:
+        with torch.no_grad():
+            workload.module(*workload.inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if starved:
+        workload.notes.append(
+            f"{len(starved)} batch norm(s) see one value per channel at this batch and use their running statistics"
+        )
+
+
+def _reduce_to_core(workload: Workload) -> None:
+    """Replaces a block by its core, and its input by the arguments that the block gives the core."""
+    block = workload.module
+    if not has_core(block):
+        raise Unsupported("the operator names no core")
+    seen: list[tuple[Tensor, ...]] = []
+    core: nn.Module = block.core  # type: ignore[assignment]
+    handle = core.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
+    try:
+        with torch.no_grad():
+            block(*workload.inputs)
+    finally:
+        handle.remove()
+    workload.module = Calls(core, len(seen))
+    workload.inputs = tuple(tensor.clone() for arguments in seen for tensor in arguments)

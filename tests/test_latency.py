@@ -1,0 +1,163 @@
+"""Round robin by a clock that the test moves: every figure is exact."""
+
+import gc
+
+import pytest
+import torch
+
+from attnbench.measuring.latency import MAX_CALLS, cpu_sampler, round_robin
+
+CPU = torch.device("cpu")
+MS = 1_000_000
+
+
+class Clock:
+    """A clock that only steps move."""
+
+    def __init__(self):
+        self.now = 0
+        self.log = []
+
+    def __call__(self):
+        return self.now
+
+    def step(self, name, *durations_ms):
+        """A step that takes the durations in turn, the last one for ever."""
+        remaining = list(durations_ms)
+
+        def run():
+            self.log.append(name)
+            self.now += int(MS * (remaining.pop(0) if len(remaining) > 1 else remaining[0]))
+
+        return run
+
+
+def run(clock, steps, **settings):
+    settings = {"control": "control", "device": CPU, "budget_s": 1e6, "clock": clock, **settings}
+    return round_robin(steps, **settings)
+
+
+def test_samples_are_milliseconds_of_one_call():
+    clock = Clock()
+    samples = run(
+        clock, {"control": clock.step("control", 4), "a": clock.step("a", 10)}, min_rounds=3, max_rounds=3
+    )
+    assert samples["a"].ms == (10.0, 10.0, 10.0)
+    assert samples["a"].control_ms == samples["control"].ms == (4.0, 4.0, 4.0)
+
+
+def test_cheap_steps_are_called_until_a_sample_lasts_two_milliseconds():
+    clock = Clock()
+    steps = {"control": clock.step("control", 5), "a": clock.step("a", 0.3), "b": clock.step("b", 0)}
+    samples = run(clock, steps, min_rounds=2, max_rounds=2)
+    assert [samples[name].calls_per_sample for name in ("control", "a", "b")] == [1, 7, MAX_CALLS]
+    assert samples["a"].ms == (0.3, 0.3)
+    assert all(value > 0 for value in samples["b"].ms)
+
+
+def test_first_calls_are_not_sampled():
+    clock = Clock()
+    steps = {"control": clock.step("control", 900, 500, 3), "a": clock.step("a", 700, 400, 6)}
+    samples = run(clock, steps, min_rounds=2, max_rounds=2)
+    assert samples["control"].ms == (3.0, 3.0)
+    assert samples["a"].ms == (6.0, 6.0)
+
+
+def test_order_is_rotated_from_round_to_round():
+    clock = Clock()
+    announced = []
+    steps = {name: clock.step(name, 5) for name in ("control", "a", "b")}
+    run(clock, steps, min_rounds=3, max_rounds=3, on_sample=announced.append)
+    warm_up = ["control", "a", "b"]
+    assert announced == [*warm_up, "control", "a", "b", "a", "b", "control", "b", "control", "a"]
+    assert clock.log[9:] == announced[3:]
+
+
+def test_steps_are_announced_before_they_run():
+    clock = Clock()
+    announced = []
+
+    def failing():
+        raise RuntimeError(announced[-1])
+
+    with pytest.raises(RuntimeError, match=r"^bad$"):
+        run(clock, {"control": clock.step("control", 1), "bad": failing}, on_sample=announced.append)
+
+
+def test_steady_ratios_end_after_the_first_interval():
+    clock = Clock()
+    samples = run(clock, {"control": clock.step("control", 4), "a": clock.step("a", 10)})
+    assert len(samples["a"].ms) == 6
+
+
+def test_drift_of_the_machine_does_not_widen_the_ratio():
+    clock = Clock()
+    drift = [4, 4, 4, *range(4, 10)]
+    steps = {"control": clock.step("control", *drift), "a": clock.step("a", *(2 * value for value in drift))}
+    samples = run(clock, steps)
+    assert len(samples["a"].ms) == 6
+    assert samples["a"].ms == tuple(2 * value for value in samples["a"].control_ms)
+
+
+def test_one_noisy_step_keeps_all_going():
+    clock = Clock()
+    noisy = clock.step("noisy", *([5, 15] * 200))
+    steps = {"control": clock.step("control", 4), "a": clock.step("a", 10), "noisy": noisy}
+    samples = run(clock, steps, max_rounds=30)
+    assert {len(sample.ms) for sample in samples.values()} == {30}
+
+
+def test_budget_ends_sampling():
+    clock = Clock()
+    steps = {"control": clock.step("control", 100), "a": clock.step("a", *([100, 300] * 100))}
+    samples = run(clock, steps, budget_s=4.0, min_rounds=2)
+    assert 2 < len(samples["a"].ms) < 20
+    assert 4000 * MS <= clock.now < 4400 * MS
+
+
+def test_steps_beyond_the_budget_still_get_the_least_rounds():
+    clock = Clock()
+    samples = run(clock, {"control": clock.step("control", 5), "a": clock.step("a", 60_000)}, budget_s=1.0)
+    assert len(samples["a"].ms) == 5
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_collector_is_off_while_sampling_and_restored(fails):
+    clock = Clock()
+    seen = []
+
+    def step():
+        seen.append(gc.isenabled())
+        clock.now += MS
+        if fails:
+            raise MemoryError
+
+    if fails:
+        with pytest.raises(MemoryError):
+            run(clock, {"control": step})
+    else:
+        run(clock, {"control": step})
+    assert set(seen) == {False}
+    assert gc.isenabled()
+
+
+def test_settings_that_do_not_fit():
+    clock = Clock()
+    with pytest.raises(ValueError, match=r"expected the control among the steps \['a'\], got 'control'"):
+        run(clock, {"a": clock.step("a", 1)})
+    with pytest.raises(ValueError, match="expected 1 <= min_rounds <= max_rounds, got 5 and 4"):
+        run(clock, {"control": clock.step("control", 1)}, max_rounds=4)
+
+
+def test_a_sample_is_never_zero():
+    assert cpu_sampler(lambda: 0)(lambda: None, 4) > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_events_time_work_on_the_device():
+    device = torch.device("cuda")
+    x = torch.zeros(1 << 20, device=device)
+    small, large = x[: 1 << 10], x.repeat(64)
+    steps = {"control": lambda: small + 1, "large": lambda: (large + 1).sqrt().exp()}
+    samples = round_robin(steps, control="control", device=device, budget_s=1.0)
+    assert all(value > 0 for sample in samples.values() for value in sample.ms)

@@ -1,0 +1,52 @@
+"""Medians, order-statistic intervals and paired ratios, against exact binomial sums."""
+
+import math
+
+import pytest
+
+from attnbench.statistics import interval_ranks, summarise, summarise_ratio
+
+
+def coverage(count: int, low: int, high: int) -> float:
+    return sum(math.comb(count, k) for k in range(low, high)) / 2**count
+
+
+@pytest.mark.parametrize("count", [6, 7, 8, 9, 10, 15, 20, 25, 50, 100, 200])
+def test_ranks_cover_the_median_and_no_narrower_pair_does(count):
+    low, high = interval_ranks(count)
+    assert low + high == count + 1
+    assert coverage(count, low, high) >= 0.95
+    assert coverage(count, low + 1, high - 1) < 0.95
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_few_values_have_no_interval(count):
+    assert interval_ranks(count) is None
+    assert summarise([1.0] * count).low is None
+    assert summarise([1.0] * count).width == math.inf
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(9, (2, 8)), (10, (2, 9)), (25, (8, 18)), (100, (40, 61))])
+def test_ranks_of_the_textbook(count, ranks):
+    assert interval_ranks(count) == ranks
+
+
+def test_summary_does_not_depend_on_order():
+    values = [5.0, 1.0, 4.0, 2.0, 3.0, 9.0, 7.0, 8.0, 6.0]
+    summary = summarise(values)
+    assert summary == summarise(sorted(values))
+    assert (summary.median, summary.low, summary.high, summary.iqr, summary.count) == (5.0, 2.0, 8.0, 4.0, 9)
+    assert summary.width == pytest.approx(6 / 5)
+
+
+def test_ratio_is_taken_round_by_round():
+    drift = [1.0, 2.0, 5.0, 3.0, 1.5, 4.0]
+    summary = summarise_ratio([3 * value for value in drift], drift)
+    assert (summary.median, summary.low, summary.high, summary.width) == (3.0, 3.0, 3.0, 0.0)
+
+
+def test_what_cannot_be_summarised():
+    with pytest.raises(ValueError, match="expected at least one value"):
+        summarise([])
+    with pytest.raises(ValueError, match="expected 2 control values, one per value, got 1"):
+        summarise_ratio([1.0, 2.0], [1.0])
