@@ -79,10 +79,11 @@ class Network:
         output_stride: 8 or 16.
         stem: the ResNet's first layers.
         multi_grid: dilation multipliers of the last stage's blocks.
-        dilate_both: whether both convolutions of a basic block are dilated, so that ResNet-18 and -34 compute what they were
-            pretrained to; mmsegmentation dilates the first alone.
+        dilate_both: whether both convolutions of a basic block are dilated, so that ResNet-18 and -34 compute what
+            they were pretrained to; mmsegmentation dilates the first alone.
         backbone_weights: file with ImageNet weights under torchvision's names; none for random initialisation.
-        head: `"slot"` for the decode head with the operator's slot, `"linear"` for a 1x1 classifier on the backbone alone.
+        head: `"slot"` for the decode head with the operator's slot, `"linear"` for a 1x1 classifier on the backbone
+            alone.
         slot_channels: channels `C` of the operator's slot.
         head_channels: channels behind the slot (the bottleneck in front of the classifier).
         concat_input: whether the head concatenates its input before the bottleneck's output, as mmsegmentation does.
@@ -224,8 +225,8 @@ def near(name: str, known: typing.Iterable[str]) -> str:
 def from_mapping(cls: type[_T], values: Mapping[str, Any], where: str) -> _T:
     """Builds the dataclass `cls` from plain data; an unknown key or a value of another type is an error.
 
-    A sub-table that is absent takes the field's default; `key = false` sets an optional sub-table to none; a sub-table that
-    is there starts from the field's default, so that it only names what differs.
+    A sub-table that is absent takes the field's default; `key = false` sets an optional sub-table to none; a
+    sub-table that is there starts from the field's default, so that it only names what differs.
 
     Raises:
         UsageError: naming the key, what was expected, and a near key if there is one.

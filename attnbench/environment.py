@@ -73,9 +73,7 @@ def _cpu() -> dict[str, Any]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "physical_cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(logical=True),
-        "available_cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "available_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / _GIB),
     }
 
@@ -93,9 +91,7 @@ def _torch_build() -> dict[str, str]:
     """The linear algebra that torch was built with; its full description names paths of the build machine."""
     described = torch.__config__.show()
     flags = {name.lower(): value for name, value in _BUILD_FLAGS.findall(described)}
-    libraries = {
-        name: found[1] for name, pattern in _BUILD_LIBRARIES.items() if (found := pattern.search(described))
-    }
+    libraries = {name: found[1] for name, pattern in _BUILD_LIBRARIES.items() if (found := pattern.search(described))}
     return {**flags, **libraries}
 
 
@@ -120,9 +116,7 @@ def _cuda(device: torch.device) -> dict[str, Any]:
 def _driver() -> str:
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=30, check=True
-        ).stdout.split()
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.split()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return answer[0] if answer else "unknown"
@@ -168,9 +162,7 @@ def commit_of(file: Path) -> str:
 def _git(folder: Path, *arguments: str) -> str | None:
     """What git prints, or none where it fails or is not installed."""
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
-        )
+        answer = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
     except OSError:
         return None
     return answer.stdout if answer.returncode == 0 else None

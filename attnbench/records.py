@@ -1,7 +1,8 @@
 """Trials and records: one finished trial is one flat record is one line of JSON.
 
 Every writing process appends to a file of its own under `records/`, so that folders merge by copying and no two writers
-meet. A line torn by a crash is set aside and reported; its trial is measured again. Where two writers recorded one trial,
+meet. A line torn by a crash is set aside and reported; its trial is measured again. Where two writers recorded one
+trial,
 the earliest complete record counts. The environments that records refer to by hash lie beside them, one file each.
 """
 
@@ -113,8 +114,8 @@ def _flatten(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
 def identity(trial: Trial, environment: str, source: str) -> str:
     """Resume key of a trial: hash of its every field, the protocol, the environment and the operator's source.
 
-    A figure from another machine, another version of the code or another protocol has another identity. The place of a file
-    of weights is not part of it; the hash of its content is.
+    A figure from another machine, another version of the code or another protocol has another identity. The place of
+    a file of weights is not part of it; the hash of its content is.
     """
     fields = {**trial.fields(), "protocol": PROTOCOL, "environment": environment, "source": source}
     fields.pop("network.backbone_weights", None)

@@ -1,6 +1,7 @@
 """The way of the data: `plan(experiment) -> trials`, and `run(trials) -> events` with one record for each trial.
 
-`plan` is pure. `run` takes blocks of trials to worker processes and writes what comes back; a trial whose record is there is
+`plan` is pure. `run` takes blocks of trials to worker processes and writes what comes back; a trial whose record is
+there is
 not run again, and a worker that dies, hangs or runs out of memory costs the row of the trial that was in flight.
 """
 
@@ -181,7 +182,7 @@ def run(experiment: Experiment, trials: Sequence[Trial], folder: Path) -> Iterat
 
 
 def _check_data(accuracy: Accuracy | None) -> str | None:
-    """Folder of the dataset; raises a `UsageError` now if it is not what the loader expects, before anything has run."""
+    """Folder of the dataset; raises a `UsageError` now, before anything has run, if it is not what was expected."""
     if accuracy is None:
         return None
     root = accuracy.data_root

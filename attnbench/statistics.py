@@ -95,7 +95,5 @@ def summarise_ratio(values: Sequence[float], control: Sequence[float]) -> Summar
         2.0
     """
     if len(values) != len(control):
-        raise ValueError(
-            f"summarise_ratio: expected {len(values)} control values, one per value, got {len(control)}"
-        )
+        raise ValueError(f"summarise_ratio: expected {len(values)} control values, one per value, got {len(control)}")
     return summarise([value / reference for value, reference in zip(values, control, strict=True)])

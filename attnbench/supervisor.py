@@ -1,7 +1,7 @@
 """Worker processes from the outside: lanes of trials, their messages, and what happens when a worker is lost.
 
-A block runs in one lane or in several at a time. A lane is a list of trials and one worker process on them; a worker that dies
-or falls silent costs the trial in flight, and the lane goes on with a new one.
+A block runs in one lane or in several at a time. A lane is a list of trials and one worker process on them; a worker
+that dies or falls silent costs the trial in flight, and the lane goes on with a new one.
 """
 
 from __future__ import annotations

@@ -54,9 +54,7 @@ def presence_loss(logits: Tensor, target: Tensor) -> Tensor:
         logits: `(B, classes)`.
         target: labels `(B, H, W)`.
     """
-    present = torch.stack(
-        [(target == label).flatten(1).any(1) for label in range(logits.shape[1])], 1
-    )  # (B, classes)
+    present = torch.stack([(target == label).flatten(1).any(1) for label in range(logits.shape[1])], 1)  # (B, classes)
     return F.binary_cross_entropy_with_logits(logits.float(), present.float())
 
 
@@ -171,8 +169,8 @@ def fit(
 ) -> list[float]:
     """Trains `model` in place.
 
-    Two runs with equal weights, data, recipe and seed end with equal weights, bit for bit, on one machine and CPU; on CUDA
-    operations without a deterministic algorithm warn.
+    Two runs with equal weights, data, recipe and seed end with equal weights, bit for bit, on one machine and CPU; on
+    CUDA operations without a deterministic algorithm warn.
 
     Args:
         model: a segmentor: `forward_with_auxiliary(images) -> (logits, {name: (logits, Auxiliary)})`, and `backbone`.
@@ -192,9 +190,7 @@ def fit(
         FloatingPointError: if a loss is not finite; the message names the iteration.
     """
     device = torch.device(device)
-    batches = training_batches(
-        dataset, recipe, seed=seed, num_workers=num_workers, pin_memory=device.type == "cuda"
-    )
+    batches = training_batches(dataset, recipe, seed=seed, num_workers=num_workers, pin_memory=device.type == "cuda")
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model.to(device, memory_format=layout)  # type: ignore[call-overload]
     losses: list[float] = []

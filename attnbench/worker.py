@@ -1,6 +1,7 @@
 """What runs inside a worker process: one block of trials, told to the parent message by message.
 
-A block of cost trials is prepared trial by trial (build, check, count, peak memory) and then sampled round robin; a block of
+A block of cost trials is prepared trial by trial (build, check, count, peak memory) and then sampled round robin; a
+block of
 accuracy trials runs one after the other. Before each step the worker says which trial is in flight, so that the parent
 knows whose row it is if the process dies.
 """
@@ -39,11 +40,11 @@ class Message:
     """What a worker tells its parent.
 
     Args:
-        kind: `"begin"` (this trial is in flight), `"progress"`, `"numbers"` (first figures, for display), `"done"`, `"failed"`,
-            `"usage"` (something the user must mend before anything else can run).
+        kind: `"begin"` (this trial is in flight), `"progress"`, `"numbers"` (first figures, for display), `"done"`,
+            `"failed"`, `"usage"` (something the user must mend before anything else can run).
         trial: index of the trial in its block.
-        data: figures of the record (`numbers`, `done`), `status` and `reason` (`failed`), `reason` (`usage`), `done` and
-            `total` (`progress`).
+        data: figures of the record (`numbers`, `done`), `status` and `reason` (`failed`), `reason` (`usage`), `done`
+            and `total` (`progress`).
     """
 
     kind: Literal["begin", "progress", "numbers", "done", "failed", "usage"]
@@ -172,7 +173,7 @@ def _prepare(trial: Trial) -> tuple[Workload, dict[str, Any]]:
         "uncounted": list(counted.uncounted),
         "lower_bound": counted.lower_bound,
         "notes": workload.notes,
-        "peak_bytes": peak_bytes(workload.step, torch.device(trial.device)),
+        "peak_bytes": peak_bytes(workload.step, torch.device(trial.device), release=workload.release),
     }
     if workload.macs_closed_form is not None:
         figures["macs_closed_form"] = workload.macs_closed_form

@@ -64,12 +64,16 @@ class Workload:
         if self.mode == "forward":
             with torch.no_grad():
                 return self.module(*self.inputs)
-        for tensor in (*self.module.parameters(), *self.inputs):
-            tensor.grad = None
+        self.release()
         output = self.module(*self.inputs)
         outputs = [item for item in ((output,) if isinstance(output, Tensor) else output) if item.requires_grad]
         torch.autograd.backward(outputs, [torch.ones_like(item) for item in outputs])
         return None
+
+    def release(self) -> None:
+        """Lets go of the gradients that a step leaves behind."""
+        for tensor in (*self.module.parameters(), *self.inputs):
+            tensor.grad = None
 
 
 def build_workload(trial: Trial) -> Workload:

@@ -88,9 +88,7 @@ class CrissCross(AttentionOperator):
         ),
         reach="global",
         growth=1.5,
-        deviations=(
-            "A zero-initialised gamma scales what a pass adds, as the authors' code has it; Eq. 2 has none.",
-        ),
+        deviations=("A zero-initialised gamma scales what a pass adds, as the authors' code has it; Eq. 2 has none.",),
     )
     core: CrissCrossAggregation
 
@@ -137,9 +135,7 @@ class CrissCross(AttentionOperator):
         reading = torch.zeros_like(x[:, 0])  # (B, H, W)
         reading[:, position[0], position[1]] = 1
         for columns, rows in reversed(maps):
-            in_column = torch.matmul(
-                reading.transpose(1, 2).unsqueeze(2), columns.transpose(1, 2)
-            )  # (B, W, 1, H)
+            in_column = torch.matmul(reading.transpose(1, 2).unsqueeze(2), columns.transpose(1, 2))  # (B, W, 1, H)
             in_row = torch.matmul(reading.unsqueeze(2), rows)  # (B, H, 1, W)
             reading = in_column.squeeze(2).transpose(1, 2) + in_row.squeeze(2)
         return reading.unsqueeze(1)

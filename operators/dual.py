@@ -118,14 +118,11 @@ class PositionAttention(_Branch):
 
     core: PositionCore
 
-    def __init__(
-        self, channels: int, *, reduction: int = 8, implementation: Implementation = "reference"
-    ) -> None:
+    def __init__(self, channels: int, *, reduction: int = 8, implementation: Implementation = "reference") -> None:
         super().__init__(channels)
         if implementation not in get_args(Implementation):
             raise ValueError(
-                f"{type(self).__name__}: expected implementation in {get_args(Implementation)}, "
-                f"got {implementation!r}"
+                f"{type(self).__name__}: expected implementation in {get_args(Implementation)}, got {implementation!r}"
             )
         self.embedding = divide_channels(type(self).__name__, channels, reduction)
         self.query = nn.Conv2d(channels, self.embedding, 1)

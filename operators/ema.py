@@ -95,9 +95,7 @@ class EMAModule(nn.Module):
         if update not in get_args(Update):
             raise ValueError(f"EMAModule: expected update in {get_args(Update)}, got {update!r}")
         if not (math.isfinite(inverse_temperature) and inverse_temperature > 0):
-            raise ValueError(
-                f"EMAModule: expected a finite inverse_temperature > 0, got {inverse_temperature!r}"
-            )
+            raise ValueError(f"EMAModule: expected a finite inverse_temperature > 0, got {inverse_temperature!r}")
         self.channels = channels
         self.num_bases = num_bases
         self.stages = stages
@@ -142,9 +140,7 @@ class EMAModule(nn.Module):
     def pixel_weights(self, pixels: Tensor, index: int) -> Tensor:
         """Weights `(B, N)` with which the rebuilt pixel `index` is a sum of all pixels."""
         z, _ = self.iterate(pixels)
-        lengths = (
-            _at_least_float32(self.average(pixels, z)).norm(dim=1, keepdim=True).clamp_min(1e-12)
-        )  # (B, 1, K)
+        lengths = _at_least_float32(self.average(pixels, z)).norm(dim=1, keepdim=True).clamp_min(1e-12)  # (B, 1, K)
         of_bases = F.normalize(z, p=1, dim=1) / lengths  # (B, N, K)
         return torch.bmm(of_bases, z[:, index].unsqueeze(2)).squeeze(2)
 

@@ -96,9 +96,7 @@ class GlobalContext(AttentionOperator):
             raise ValueError(f"{owner}: expected pooling in {get_args(Pooling)}, got {pooling!r}")
         self.bottleneck = divide_channels(owner, channels, reduction)
         if self.bottleneck < 2:
-            raise ValueError(
-                f"{owner}: expected channels >= {2 * reduction} at reduction {reduction}, got {channels}"
-            )
+            raise ValueError(f"{owner}: expected channels >= {2 * reduction} at reduction {reduction}, got {channels}")
         self.mask = nn.Conv2d(channels, 1, 1) if pooling == "attention" else None
         self.core = AttentionPooling() if pooling == "attention" else nn.AdaptiveAvgPool2d(1)
         self.multiply = self._transform() if fusion in ("mul", "both") else None

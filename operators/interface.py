@@ -1,6 +1,7 @@
 """The contract: what an attention operator is, and what it declares about itself.
 
-An operator is a plain `nn.Module` from `(B, C, H, W)` to `(B, C, H, W)` for any `H` and `W`. It owns everything that its
+An operator is a plain `nn.Module` from `(B, C, H, W)` to `(B, C, H, W)` for any `H` and `W`. It owns everything that
+its
 paper draws inside the block (projections, normalisation, padding, residual); the slot that it sits in adds nothing.
 """
 
@@ -78,7 +79,8 @@ class OperatorSpec:
         gradient: `"exact"`, or `"cut"` where the authors stop it inside the operator.
         implementations: which values of `implementation` the constructor takes.
         auxiliary: name of each extra loss -> its target and weight.
-        deviations: where paper, authors' code and mmsegmentation disagree, and what is the default here; one sentence each.
+        deviations: where paper, authors' code and mmsegmentation disagree, and what is the default here; one sentence
+            each.
         expected_failures: name of a check -> why it cannot pass.
 
     Raises:
@@ -123,8 +125,8 @@ class AttentionOperator(nn.Module):
     """Base class of every operator: `(B, C, H, W) -> (B, C, H, W)`.
 
     A subclass sets the class attribute `spec`, takes `channels` first and its hyper-parameters by keyword (the paper's
-    defaults, no `**kwargs`), and implements `forward` and `macs`. It may name the submodule that is the attention itself
-    `core`; the level `core` then measures that submodule on the arguments that the block gives it.
+    defaults, no `**kwargs`), and implements `forward` and `macs`. It may name the submodule that is the attention
+    itself `core`; the level `core` then measures that submodule on the arguments that the block gives it.
 
     Args:
         channels: `C`, width of input and output.
@@ -160,7 +162,7 @@ class AttentionOperator(nn.Module):
         return self(x), {}
 
     def attention(self, x: Tensor, position: tuple[int, int]) -> Tensor:
-        """Effective weights `(B, heads, H, W)` with which the output at `position` reads the map; zero outside the reach."""
+        """Effective weights `(B, heads, H, W)` with which the output at `position` reads; zero outside the reach."""
         raise NotImplementedError(
             f"{type(self).__name__}: expected an operator with attention weights; it has none to show"
         )

@@ -42,9 +42,7 @@ class NonLocalAggregation(nn.Module):
         fused dot product.
     """
 
-    def __init__(
-        self, pairwise: Pairwise, embedding: int, *, scale: bool, implementation: Implementation
-    ) -> None:
+    def __init__(self, pairwise: Pairwise, embedding: int, *, scale: bool, implementation: Implementation) -> None:
         super().__init__()
         self.pairwise = pairwise
         self.embedding = embedding
@@ -185,9 +183,7 @@ class NonLocal(AttentionOperator):
                 f"NonLocal: expected implementation in {self.spec.implementations}, got {implementation!r}"
             )
         if pairwise == "concatenation" and implementation == "fused":
-            raise ValueError(
-                "NonLocal: expected implementation 'reference' for the concatenation, got 'fused'"
-            )
+            raise ValueError("NonLocal: expected implementation 'reference' for the concatenation, got 'fused'")
         self.width = divide_channels("NonLocal", channels, reduction)
         self.pairwise = pairwise
         self.subsample = subsample

@@ -105,8 +105,7 @@ class PyramidPooling(AttentionOperator):
         self.expect_map(x)
         size = x.shape[-2:]
         context = [
-            F.interpolate(grid(x), size=size, mode="bilinear", align_corners=self.align_corners)
-            for grid in self.grids
+            F.interpolate(grid(x), size=size, mode="bilinear", align_corners=self.align_corners) for grid in self.grids
         ]
         fused: Tensor = self.fuse(torch.cat([x, *context], dim=1))  # (B, C, H, W)
         return fused

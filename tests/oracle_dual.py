@@ -16,10 +16,7 @@ def _softmax(values: list[float]) -> list[float]:
 def _affine(x: Matrix, weight: Matrix, bias: list[float]) -> Matrix:
     """`W x_i + b` for each position `i` of `x` (positions x channels)."""
     return [
-        [
-            sum(w * value for w, value in zip(row, pixel, strict=True)) + b
-            for row, b in zip(weight, bias, strict=True)
-        ]
+        [sum(w * value for w, value in zip(row, pixel, strict=True)) + b for row, b in zip(weight, bias, strict=True)]
         for pixel in x
     ]
 

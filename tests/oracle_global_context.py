@@ -35,9 +35,7 @@ def transform(
 
 
 def _linear(values: list[float], weight: Matrix, bias: list[float]) -> list[float]:
-    return [
-        sum(w * v for w, v in zip(row, values, strict=True)) + b for row, b in zip(weight, bias, strict=True)
-    ]
+    return [sum(w * v for w, v in zip(row, values, strict=True)) + b for row, b in zip(weight, bias, strict=True)]
 
 
 def fuse(x: Matrix, add: list[float] | None, multiply: list[float] | None) -> Matrix:

@@ -43,14 +43,9 @@ def _image(x: Tensor, parameters: dict[str, Tensor], pairwise: str, scale: bool,
     for i, query in enumerate(theta):
         weights = torch.stack([_pair(query, key, parameters, pairwise, scale) for key in phi])
         normaliser = weights.sum() if "gaussian" in pairwise else len(phi)
-        y = (
-            torch.stack([weight * value for weight, value in zip(weights, g, strict=True)]).sum(0)
-            / normaliser
-        )
+        y = torch.stack([weight * value for weight, value in zip(weights, g, strict=True)]).sum(0) / normaliser
         mapped = parameters["conv_out.weight"][:, :, 0, 0] @ y
-        normalised = (mapped - parameters["norm.running_mean"]) / (
-            parameters["norm.running_var"] + 1e-5
-        ).sqrt()
+        normalised = (mapped - parameters["norm.running_mean"]) / (parameters["norm.running_var"] + 1e-5).sqrt()
         affine = parameters["norm.weight"] * normalised + parameters["norm.bias"]
         outputs.append(x[:, i // width, i % width] + affine)
     return torch.stack(outputs, 1).reshape(channels, height, width)

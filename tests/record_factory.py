@@ -86,16 +86,13 @@ def cost_record(operator: str = "ema", mode: str = "forward", *, size: int = 65,
         "lower_bound": False,
         "notes": [],
         "peak_bytes": int(factor * (n * channels * 4 * bool(dense) + 4 * square * n * n)),
-        "samples_ms": [
-            float(value) for value in factor * latency * growth * generator.lognormal(0, 0.02, 11)
-        ],
+        "samples_ms": [float(value) for value in factor * latency * growth * generator.lognormal(0, 0.02, 11)],
         "control_samples_ms": [float(value) for value in control],
         "calls_per_sample": 1,
+        "prepare_s": 0.5,
     }
     failed = fields.get("status", "ok") != "ok"
-    record = header(
-        operator, "cost", **{**trial, **({"reason": "no reason"} if failed else figures), **fields}
-    )
+    record = header(operator, "cost", **{**trial, **({"reason": "no reason"} if failed else figures), **fields})
     validate(record)
     return record
 
@@ -112,6 +109,7 @@ def accuracy_record(operator: str = "ema", seed: int = 0, **fields: Any) -> Reco
         "recipe.iterations": 300,
         "recipe.batch_size": 16,
         "seed": seed,
+        "threads": 1,
     }
     figures = {
         "params": 500_000,
@@ -128,9 +126,7 @@ def accuracy_record(operator: str = "ema", seed: int = 0, **fields: Any) -> Reco
         "eval_images": 32,
     }
     failed = fields.get("status", "ok") != "ok"
-    record = header(
-        operator, "accuracy", **{**trial, **({"reason": "no reason"} if failed else figures), **fields}
-    )
+    record = header(operator, "accuracy", **{**trial, **({"reason": "no reason"} if failed else figures), **fields})
     validate(record)
     return record
 
@@ -162,3 +158,10 @@ def full_run(*, sizes: tuple[int, ...] = (33, 65, 97), seeds: tuple[int, ...] = 
     records.append(cost_record("dual", "training", size=sizes[-1], **failure))
     records += [accuracy_record(operator, seed) for operator in OPERATORS for seed in seeds]
     return records
+
+
+def small_run() -> list[Record]:
+    """Four operators at one size, both modes, three seeds."""
+    names = ("identity", "conv3x3", "ema", "non_local")
+    costs = [cost_record(name, mode) for mode in ("forward", "training") for name in names]
+    return [*costs, *(accuracy_record(name, seed) for name in names for seed in (0, 1, 2))]

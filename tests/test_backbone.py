@@ -115,9 +115,7 @@ def test_multi_grid_multiplies_the_last_stage():
     assert dilations(ResNet(18, base_channels=2, multi_grid=(1, 2), output_stride=16), 4) == [1, 4]
 
 
-@pytest.mark.parametrize(
-    ("depth", "settings"), [(18, {"dilate_both": True}), (34, {"dilate_both": True}), (50, {})]
-)
+@pytest.mark.parametrize(("depth", "settings"), [(18, {"dilate_both": True}), (34, {"dilate_both": True}), (50, {})])
 def test_smaller_output_stride_computes_the_same_features_more_densely(depth, settings):
     torch.manual_seed(0)
     dense = randomised(ResNet(depth, base_channels=4, **settings).double())

@@ -55,9 +55,7 @@ def wrap_old(state):
     return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
 
 
-@pytest.mark.parametrize(
-    "wrap", [wrap_plain, wrap_nested, wrap_parallel, wrap_segmentor, wrap_classifier, wrap_old]
-)
+@pytest.mark.parametrize("wrap", [wrap_plain, wrap_nested, wrap_parallel, wrap_segmentor, wrap_classifier, wrap_old])
 def test_load_weights_reads_every_common_form(wrap, tmp_path):
     state = fresh_state()
     torch.save(wrap(state), tmp_path / "weights.pth")
@@ -149,9 +147,7 @@ def test_imagenet_weights_load(depth, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["restore", str(packed), str(tmp_path / "weights.pth")])
     runpy.run_path(str(WEIGHTS / "restore.py"))
     stored = torch.load(tmp_path / "weights.pth", weights_only=True)
-    backbone = build_backbone(
-        Network(backbone=f"resnet{depth}", backbone_weights=str(tmp_path / "weights.pth"))
-    ).eval()
+    backbone = build_backbone(Network(backbone=f"resnet{depth}", backbone_weights=str(tmp_path / "weights.pth"))).eval()
     own = backbone.state_dict()
     assert set(own) == {name for name in stored if not name.startswith("fc.")}
     assert all(torch.equal(tensor, stored[name]) for name, tensor in own.items())

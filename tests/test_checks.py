@@ -17,12 +17,8 @@ from operators.interface import AttentionOperator
 pytest_plugins = ["pytester"]
 
 
-@pytest.mark.parametrize(
-    ("name", "operator", "message"), BROKEN, ids=lambda value: getattr(value, "__name__", None)
-)
-def test_check_catches_its_broken_operator(
-    name: str, operator: type[AttentionOperator], message: str
-) -> None:
+@pytest.mark.parametrize(("name", "operator", "message"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
+def test_check_catches_its_broken_operator(name: str, operator: type[AttentionOperator], message: str) -> None:
     with pytest.raises(checks.ConformanceError, match=message) as caught:
         checks.CHECKS[name](operator)
     assert str(caught.value).startswith(f"{operator.__name__}: expected ")
@@ -84,9 +80,7 @@ def test_run_checks_refuses_an_unknown_name() -> None:
 
 
 def test_run_checks_passes_settings_on() -> None:
-    pooled = checks.run_checks(
-        operators.get("global_context"), settings={"pooling": "average", "fusion": "both"}
-    )
+    pooled = checks.run_checks(operators.get("global_context"), settings={"pooling": "average", "fusion": "both"})
     assert not {"reach", "growth"} & set(pooled)
     assert set(pooled.values()) == {None}
     fused = checks.run_checks(operators.get("dual"), only=("reach",), settings={"implementation": "fused"})

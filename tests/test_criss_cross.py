@@ -118,9 +118,7 @@ def test_gradients_are_finite_where_the_mask_leaves_one_entry(size: tuple[int, i
 
 
 def test_arguments_out_of_range() -> None:
-    with pytest.raises(
-        ValueError, match="CrissCross: expected channels divisible by the reduction 8, got 12"
-    ):
+    with pytest.raises(ValueError, match="CrissCross: expected channels divisible by the reduction 8, got 12"):
         CrissCross(12)
     with pytest.raises(ValueError, match="CrissCross: expected recurrence >= 1, got 0"):
         CrissCross(16, recurrence=0)

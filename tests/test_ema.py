@@ -70,9 +70,7 @@ def test_iterations(stages: int, inverse_temperature: float) -> None:
     x = checks.sample(2, 6, 3, 4)
     y = em(x)
     for image, rebuilt in zip(x, y, strict=True):
-        z, mu = oracle_ema.iterate(
-            pixels_of(image.flatten(1)), pixels_of(em.bases[0]), stages, inverse_temperature
-        )
+        z, mu = oracle_ema.iterate(pixels_of(image.flatten(1)), pixels_of(em.bases[0]), stages, inverse_temperature)
         expected = torch.stack(oracle_ema.rebuild(z, mu), 1)
         torch.testing.assert_close(rebuilt.flatten(1), expected, rtol=1e-10, atol=1e-10)
 

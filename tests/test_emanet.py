@@ -88,9 +88,7 @@ def test_every_argument_arrives():
 
 
 def test_a_grid_that_does_not_fit_the_depth_is_refused():
-    with pytest.raises(
-        UsageError, match=r"expected multi_grid with 2 positive .* ResNet-18, got \(1, 2, 4\)"
-    ):
+    with pytest.raises(UsageError, match=r"expected multi_grid with 2 positive .* ResNet-18, got \(1, 2, 4\)"):
         emanet(5, depth=18)
 
 

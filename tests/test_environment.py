@@ -77,9 +77,7 @@ def test_cuda_fingerprint():
 
 
 def test_hash_depends_on_content_alone():
-    assert environment_hash({"a": 1, "b": {"c": 2, "d": 3}}) == environment_hash(
-        {"b": {"d": 3, "c": 2}, "a": 1}
-    )
+    assert environment_hash({"a": 1, "b": {"c": 2, "d": 3}}) == environment_hash({"b": {"d": 3, "c": 2}, "a": 1})
     assert environment_hash({"a": 1}) != environment_hash({"a": 2})
     assert re.fullmatch(SCHEMA["environment"]["pattern"], environment_hash(fingerprint("cpu")))
 
@@ -121,9 +119,7 @@ def test_commit_of_a_changed_checkout(checkout, staged):
     (checkout / "README.md").write_text("two\n")
     if staged:
         git(checkout, "add", "README.md")
-    assert (
-        commit_of(checkout / "package/module.py") == git(checkout, "rev-parse", "HEAD").strip() + "+changes"
-    )
+    assert commit_of(checkout / "package/module.py") == git(checkout, "rev-parse", "HEAD").strip() + "+changes"
 
 
 def test_untracked_package_inside_a_checkout_has_no_commit(checkout):

@@ -36,9 +36,7 @@ def test_is_equation_5(fusion: Fusion, pooling: Pooling) -> None:
         mask, bias = affine(operator.mask)
         weights = oracle.attention_weights(pixels, mask[0], bias[0])
     context = oracle.pool(pixels, weights)
-    expected = oracle.fuse(
-        pixels, transformed(context, operator.add), transformed(context, operator.multiply)
-    )
+    expected = oracle.fuse(pixels, transformed(context, operator.add), transformed(context, operator.multiply))
     torch.testing.assert_close(operator(x)[0].flatten(1).t().tolist(), expected, rtol=1e-10, atol=1e-10)
     shown = operator.attention(x, (1, 1)).flatten().tolist()
     torch.testing.assert_close(shown, weights, rtol=1e-10, atol=1e-10)
@@ -78,9 +76,7 @@ def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     names = {"conv_mask": "mask", "channel_add_conv": "add", "channel_mul_conv": "multiply"}
-    block = {
-        key.removeprefix("gc_block."): value for key, value in state.items() if key.startswith("gc_block.")
-    }
+    block = {key.removeprefix("gc_block."): value for key, value in state.items() if key.startswith("gc_block.")}
     return {f"{names[key.split('.')[0]]}.{key.split('.', 1)[1]}": value for key, value in block.items()}
 
 

@@ -150,9 +150,7 @@ def test_heads_refuse_what_makes_no_sense(build, message):
 
 def test_build_operator_hands_on_what_the_constructor_declares():
     assert build_operator("probe_for_heads", 16, num_classes=7).given == (7, 4, "reference")
-    built = build_operator(
-        "probe_for_heads", 16, num_classes=7, implementation="fused", settings={"num_bases": 2}
-    )
+    built = build_operator("probe_for_heads", 16, num_classes=7, implementation="fused", settings={"num_bases": 2})
     assert built.given == (7, 2, "fused")
     assert isinstance(build_operator("conv1x1", 16, num_classes=7), Conv1x1)
 
@@ -197,9 +195,7 @@ def test_build_operator_refuses_in_one_line(name, settings, message):
 
 
 def test_channels_that_do_not_fit_are_a_usage_error():
-    with pytest.raises(
-        UsageError, match="operator 'conv3x3' on 0 channels: Conv3x3: expected channels >= 1, got 0"
-    ):
+    with pytest.raises(UsageError, match="operator 'conv3x3' on 0 channels: Conv3x3: expected channels >= 1, got 0"):
         build_operator("conv3x3", 0, num_classes=5)
 
 

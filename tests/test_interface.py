@@ -119,9 +119,7 @@ def test_core_is_a_submodule_of_that_name() -> None:
 @pytest.mark.parametrize("reduction", [3, 0, -2])
 def test_channels_are_divided_without_rest(reduction: int) -> None:
     assert divide_channels("NonLocal", 8, 4) == 2
-    with pytest.raises(
-        ValueError, match=f"NonLocal: expected channels divisible by the reduction {reduction}, got 8"
-    ):
+    with pytest.raises(ValueError, match=f"NonLocal: expected channels divisible by the reduction {reduction}, got 8"):
         divide_channels("NonLocal", 8, reduction)
 
 

@@ -39,9 +39,7 @@ def run(clock, steps, **settings):
 
 def test_samples_are_milliseconds_of_one_call():
     clock = Clock()
-    samples = run(
-        clock, {"control": clock.step("control", 4), "a": clock.step("a", 10)}, min_rounds=3, max_rounds=3
-    )
+    samples = run(clock, {"control": clock.step("control", 4), "a": clock.step("a", 10)}, min_rounds=3, max_rounds=3)
     assert samples["a"].ms == (10.0, 10.0, 10.0)
     assert samples["a"].control_ms == samples["control"].ms == (4.0, 4.0, 4.0)
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 GROUND = {"config", "records", "environment", "metrics", "errors", "statistics"}
 ROOMS = {
-    **{room: GROUND for room in GROUND},
+    **dict.fromkeys(GROUND, GROUND),
     "models": GROUND,
     "data": GROUND,
     "measuring": GROUND,

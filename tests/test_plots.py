@@ -97,9 +97,7 @@ def test_lines_can_be_told_apart() -> None:
     records = [cost_record(name, size=size, title=name) for name in names for size in (33, 65)]
     plot = scaling(comparison_frames(records, ENVIRONMENTS))[0]
     assert isinstance(plot, Plot)
-    looks = {
-        (str(line.get_color()), line.get_marker(), line.get_linestyle()) for line in plot.figure.axes[0].lines
-    }
+    looks = {(str(line.get_color()), line.get_marker(), line.get_linestyle()) for line in plot.figure.axes[0].lines}
     assert len(looks) == len(names)
 
 

@@ -14,16 +14,12 @@ from operators.pyramid_pooling import PyramidPooling
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("size", [(7, 5), (3, 1), (12, 12)])
-def test_grids_are_averages_that_are_convolved_and_resized(
-    size: tuple[int, int], align_corners: bool
-) -> None:
+def test_grids_are_averages_that_are_convolved_and_resized(size: tuple[int, int], align_corners: bool) -> None:
     operator = checks.construct(PyramidPooling, 8, align_corners=align_corners).double()
     x = checks.sample(1, 8, *size)
     parts = [x]
     for bins, (_, conv, norm, relu) in zip(operator.bins, operator.grids, strict=True):
-        pooled = torch.tensor(
-            [[oracle.average_grid(plane.tolist(), bins) for plane in x[0]]], dtype=torch.float64
-        )
+        pooled = torch.tensor([[oracle.average_grid(plane.tolist(), bins) for plane in x[0]]], dtype=torch.float64)
         planes = relu(norm(conv(pooled)))[0]
         resized = [oracle.resize(plane.tolist(), *size, align_corners=align_corners) for plane in planes]
         parts.append(torch.tensor([resized], dtype=torch.float64))
@@ -36,16 +32,12 @@ def test_grids_together_have_as_many_channels_as_the_features() -> None:
     assert operator.fuse[0].in_channels == 128
 
 
-@pytest.mark.parametrize(
-    ("bins", "reduction", "width"), [((1, 2), None, 32), ((1, 2, 3, 6), 2, 32), ((4,), 8, 8)]
-)
+@pytest.mark.parametrize(("bins", "reduction", "width"), [((1, 2), None, 32), ((1, 2, 3, 6), 2, 32), ((4,), 8, 8)])
 def test_settings_shape_the_grids(bins: tuple[int, ...], reduction: int | None, width: int) -> None:
     operator = PyramidPooling(64, bins=bins, reduction=reduction).eval()
     assert operator.fuse[0].in_channels == 64 + len(bins) * width
     assert operator(torch.ones(1, 64, 5, 7)).shape == (1, 64, 5, 7)
-    assert (
-        operator.macs(5, 7) == sum(b * b for b in bins) * 64 * width + 35 * 9 * (64 + len(bins) * width) * 64
-    )
+    assert operator.macs(5, 7) == sum(b * b for b in bins) * 64 * width + 35 * 9 * (64 + len(bins) * width) * 64
 
 
 def test_training_on_one_image_is_a_value_error() -> None:
@@ -60,9 +52,7 @@ def test_bad_bins_are_refused(bins: tuple[int, ...]) -> None:
 
 
 def test_reduction_has_to_divide_the_channels() -> None:
-    with pytest.raises(
-        ValueError, match="PyramidPooling: expected channels divisible by the reduction 4, got 18"
-    ):
+    with pytest.raises(ValueError, match="PyramidPooling: expected channels divisible by the reduction 4, got 18"):
         PyramidPooling(18)
 
 
@@ -72,9 +62,7 @@ def test_parity_with_mmsegmentation() -> None:
     operator = PyramidPooling(64, reduction=2).eval()
     with torch.no_grad():
         operator.load_state_dict(_renamed(state, operator.state_dict()), strict=True)
-        torch.testing.assert_close(
-            golden.classify(operator(x)[:, :32], state), head["logits"], rtol=1e-4, atol=1e-5
-        )
+        torch.testing.assert_close(golden.classify(operator(x)[:, :32], state), head["logits"], rtol=1e-4, atol=1e-5)
 
 
 def _renamed(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,7 +17,8 @@ TRIAL = Trial(
 
 def record(trial=TRIAL, started="2026-01-01T00:00:00.000000Z", **changes):
     base = {
-        **trial.fields(), "protocol": PROTOCOL, "identity": identity(trial, "e" * 16, "s"), "title": "EMA", "kind": "attention",
+        **trial.fields(), "protocol": PROTOCOL, "identity": identity(trial, "e" * 16, "s"), "title": "EMA", "kind":
+        "attention",
         "environment": "e" * 16, "source": "s", "commit": "unknown", "started": started, "wall_s": 1.0, "status": "ok",
         "params": 1, "macs": 2, "uncounted": [], "peak_bytes": 3, "samples_ms": [1.0], "control_samples_ms": [1.0],
         "calls_per_sample": 1,
@@ -28,9 +29,11 @@ def record(trial=TRIAL, started="2026-01-01T00:00:00.000000Z", **changes):
 @pytest.mark.parametrize(
     "change",
     [
-        {"operator": "non_local"}, {"implementation": "fused"}, {"settings": '{"stages": 5}'}, {"level": "head"}, {"mode": "training"},
+        {"operator": "non_local"}, {"implementation": "fused"}, {"settings": '{"stages": 5}'}, {"level": "head"},
+        {"mode": "training"},
         {"channels": 32}, {"height": 10}, {"width": 10}, {"batch": 2}, {"dtype": "bfloat16"}, {"device": "cuda"},
-        {"network": Network()}, {"network": Network(output_stride=16)}, {"recipe": Recipe()}, {"dataset": "context"}, {"seed": 1},
+        {"network": Network()}, {"network": Network(output_stride=16)}, {"recipe": Recipe()}, {"dataset": "context"},
+        {"seed": 1}, {"threads": 1},
         {"weights_hash": "0" * 16},
     ],
     ids=str,
@@ -136,5 +139,5 @@ def test_full_disk_is_a_named_error(tmp_path, monkeypatch):
 
 
 def test_accuracy_records_need_their_scores():
-    with pytest.raises(ValueError, match="miou|contain"):
+    with pytest.raises(ValueError, match=r"miou|contain"):
         validate({**record(), "task": "accuracy"})

@@ -66,16 +66,12 @@ def test_every_name_is_that_of_its_spec() -> None:
 
 
 def test_an_unknown_name_suggests_a_near_one() -> None:
-    with pytest.raises(
-        operators.UnknownOperatorError, match=r"unknown operator 'conv3x'; did you mean 'conv3x3'\?"
-    ):
+    with pytest.raises(operators.UnknownOperatorError, match=r"unknown operator 'conv3x'; did you mean 'conv3x3'\?"):
         operators.get("conv3x")
 
 
 def test_an_unknown_name_without_a_near_one_lists_all() -> None:
-    with pytest.raises(
-        operators.UnknownOperatorError, match=r"unknown operator 'qqq'; known: .*conv1x1.*identity"
-    ):
+    with pytest.raises(operators.UnknownOperatorError, match=r"unknown operator 'qqq'; known: .*conv1x1.*identity"):
         operators.get("qqq")
 
 
@@ -83,9 +79,7 @@ def test_a_name_is_not_overwritten() -> None:
     class Other(Identity):
         pass
 
-    with pytest.raises(
-        ValueError, match=r"expected a free name, got 'identity', which operators.controls.Identity"
-    ):
+    with pytest.raises(ValueError, match=r"expected a free name, got 'identity', which operators.controls.Identity"):
         operators.register(Other)
     assert operators.get("identity") is Identity
 

@@ -50,9 +50,7 @@ class Clashing(TwoLosses):
 
 
 def segmentor_of(operator: AttentionOperator, auxiliary_head: FCNHead | None = None, **settings) -> Segmentor:
-    return Segmentor(
-        SmallBackbone(), DecodeHead(64, 5, operator, channels=8), auxiliary_head, **settings
-    ).eval()
+    return Segmentor(SmallBackbone(), DecodeHead(64, 5, operator, channels=8), auxiliary_head, **settings).eval()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 47), (1, 9)])
@@ -108,9 +106,7 @@ def test_the_auxiliary_head_does_not_run_in_forward():
 
 
 def test_losses_that_do_not_match_the_spec_are_refused():
-    with pytest.raises(
-        ValueError, match=r"expected auxiliary logits \['classes', 'regions'\], got \['regions'\]"
-    ):
+    with pytest.raises(ValueError, match=r"expected auxiliary logits \['classes', 'regions'\], got \['regions'\]"):
         segmentor_of(Forgetful(16)).forward_with_auxiliary(torch.randn(1, 3, 16, 16))
     with pytest.raises(ValueError, match="expected operator losses of other names, got 'auxiliary_head'"):
         segmentor_of(Clashing(16))

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
+from rich.console import Console
+
 from attnbench.config import near
 from attnbench.errors import UsageError
 
@@ -69,6 +71,11 @@ def run_command(prog: str, command: Callable[[], int]) -> NoReturn:
 
 def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def console_of_width() -> Console:
+    """A console as wide as the terminal, and 120 columns wide where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def words(text: str) -> list[str]:

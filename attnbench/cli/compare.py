@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from attnbench.cli.arguments import Parser, integers, positive, size, sizes, words
+from attnbench.cli.arguments import Parser, console_of_width, integers, positive, size, sizes, words
 from attnbench.config import Accuracy, Cost, Experiment, load_preset, preset_names, updated
 
 PROG = "compare.py"
@@ -19,8 +19,8 @@ DEFAULT_OUTPUT = Path("results/local")
 
 _EPILOG = """\
 examples:
-  python scripts/compare.py                                    every operator: cost at 1x512x65x65, mIoU on the embedded task
-  python scripts/compare.py --operators ema,non_local --sizes 65,97,129 --only cost
+  python scripts/compare.py                                    every operator: cost at 1x512x65x65, mIoU on the
+  embedded task python scripts/compare.py --operators ema,non_local --sizes 65,97,129 --only cost
   python scripts/compare.py --preset accuracy                  three seeds, more iterations
   python scripts/compare.py --preset camvid --data-root DIR --backbone-weights resnet18.pth
   python scripts/compare.py --operator my_operator.py:MyAttention
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     parsed = _parser().parse(arguments)
     experiment = _experiment(parsed)
-    console = Console(stderr=False)
+    console = console_of_width()
 
     from attnbench import runner, supervisor
     from attnbench.cli import progress

@@ -19,6 +19,10 @@ from attnbench.records import Record, Trial
 from attnbench.supervisor import Event
 
 _GUESS = {"cost": 4.0, "accuracy": 20.0}
+"""Seconds that a trial is taken to last before the first of its task has ended."""
+
+_SILENCE = 30.0
+"""Seconds after which a log without a progress bar says how far a training run is."""
 
 
 @dataclass
@@ -90,7 +94,7 @@ def follow(console: Console, trials: Sequence[Trial], events: Iterable[Event], b
     )
     with progress:
         bar = progress.add_task("starting", total=len(trials), left="")
-        last = time.monotonic()
+        last = spoken = time.monotonic()
         for event in events:
             now = time.monotonic()
             if event.kind == "present":
@@ -106,6 +110,11 @@ def follow(console: Console, trials: Sequence[Trial], events: Iterable[Event], b
                 left.advance(event.data["done"] / event.data["total"])
             for line in _lines(event, now - began):
                 progress.console.print(line, highlight=False)
+                spoken = now
+            if event.kind == "progress" and not console.is_terminal and now - spoken > _SILENCE:
+                done = f"{describe(event.trial)}: iteration {event.data['done']}/{event.data['total']}"
+                console.print(f"[dim]{now - began:6.1f} s[/dim]  {done}", highlight=False)
+                spoken = now
             _update(progress, bar, event, left, len(shown.records))
     return shown
 

@@ -68,9 +68,7 @@ class CamVid:
     mean = IMAGENET_MEAN
     std = IMAGENET_STD
 
-    def __init__(
-        self, root: str | Path, split: str = "train", image_size: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, root: str | Path, split: str = "train", image_size: tuple[int, int] | None = None) -> None:
         if split not in SPLITS:
             raise UsageError(f"camvid: unknown split {split!r}{near(split, SPLITS)}")
         self.split = split

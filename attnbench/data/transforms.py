@@ -61,9 +61,7 @@ class Augmentation:
         if not 0 < scale_range[0] <= scale_range[1]:
             raise UsageError(f"scale_range: expected 0 < smallest <= largest, got {scale_range}")
         if crop_size is None and scale_range != (1.0, 1.0):
-            raise UsageError(
-                f"crop_size: expected a size where images are resized by {scale_range}, got none"
-            )
+            raise UsageError(f"crop_size: expected a size where images are resized by {scale_range}, got none")
         if crop_size is not None and min(crop_size) < 1:
             raise UsageError(f"crop_size: expected a positive height and width, got {crop_size}")
         self.mean, self.std, self.seed = tuple(mean), tuple(std), seed
@@ -104,9 +102,7 @@ def _resize(image: Tensor, target: Tensor, scale: float) -> tuple[Tensor, Tensor
     size = tuple(max(1, round(scale * side)) for side in target.shape)
     if size == tuple(target.shape):
         return image, target
-    resized = F.interpolate(
-        image[None].float(), size, mode="bilinear", align_corners=False, antialias=scale < 1
-    )[0]
+    resized = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False, antialias=scale < 1)[0]
     # `nearest` takes the upper left corner of the source pixel and would shift the labels by half a pixel
     labels = F.interpolate(target[None, None].float(), size, mode="nearest-exact")[0, 0]
     return resized, labels.to(target.dtype)

@@ -192,7 +192,7 @@ DATA_MOVEMENT = _named(
 """Operations that place or copy values and compute nothing, beside those that fvcore itself ignores."""
 
 _PRODUCTS = re.compile(
-    r"mm(_|$)|matmul|(^|_)mv$|dot$|einsum|(^|_)linear$|^bilinear$|trilinear$|kron$|cdist|conv(?!ert)"
+    r"mm(_|$)|matmul|mv_?$|dot$|einsum|(^|_)linear$|^bilinear$|trilinear$|kron$|cdist|conv(?!ert)"
     r"|attention|multi_head|transformer|lstm|gru|rnn|inverse|(?<!re)solve|svd|nuclear|(?<!w)eig|cholesky|lu_factor|lu_with_info|qr$|geqrf"
     r"|linalg_(?!vector_norm|norm|cross|diagonal)"
 )

@@ -7,9 +7,7 @@ from torch import Tensor, nn
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
     """3x3 convolution without bias whose zero padding keeps the size at stride 1."""
-    return nn.Conv2d(
-        in_channels, out_channels, 3, stride=stride, padding=dilation, dilation=dilation, bias=False
-    )
+    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:

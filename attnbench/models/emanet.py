@@ -66,9 +66,7 @@ class EMAHead(DecodeHead):
         dropout: float = 0.1,
     ) -> None:
         unit = EMAUnit(ema_channels, num_bases=num_bases, stages=stages, momentum=momentum, update=update)
-        super().__init__(
-            in_channels, num_classes, unit, channels=channels, concat_input=concat_input, dropout=dropout
-        )
+        super().__init__(in_channels, num_classes, unit, channels=channels, concat_input=concat_input, dropout=dropout)
 
 
 def emanet(
@@ -129,9 +127,7 @@ def emanet(
         >>> tuple(network(torch.zeros(1, 3, 65, 97)).shape)
         (1, 21, 65, 97)
     """
-    backbone = ResNet(
-        depth, output_stride=output_stride, stem=stem, multi_grid=multi_grid, base_channels=base_channels
-    )
+    backbone = ResNet(depth, output_stride=output_stride, stem=stem, multi_grid=multi_grid, base_channels=base_channels)
     head = EMAHead(
         backbone.channels,
         num_classes,

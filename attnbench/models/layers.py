@@ -25,9 +25,7 @@ class ConvNormReLU(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1) -> None:
-        conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False
-        )
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
         norm = nn.BatchNorm2d(out_channels)
         super().__init__(OrderedDict(conv=conv, norm=norm, relu=nn.ReLU(inplace=True)))
         init_convolutions(self)

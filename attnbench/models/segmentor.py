@@ -76,9 +76,7 @@ class Segmentor(nn.Module):
         if self.auxiliary_head is not None:
             extra = {**extra, AUXILIARY_HEAD: self.auxiliary_head(auxiliary_features)}
         if extra.keys() != self.auxiliary.keys():
-            raise ValueError(
-                f"Segmentor: expected auxiliary logits {sorted(self.auxiliary)}, got {sorted(extra)}"
-            )
+            raise ValueError(f"Segmentor: expected auxiliary logits {sorted(self.auxiliary)}, got {sorted(extra)}")
         size = _size(images)
         losses = {
             name: (

@@ -72,9 +72,7 @@ def _read_safetensors(file: Path) -> Any:
     try:
         library = importlib.import_module("safetensors.torch")
     except ImportError as error:
-        raise UsageError(
-            f"backbone weights {str(file)!r}: expected the package safetensors, got none"
-        ) from error
+        raise UsageError(f"backbone weights {str(file)!r}: expected the package safetensors, got none") from error
     safetensors_error = importlib.import_module("safetensors").SafetensorError
     try:
         return library.load_file(str(file))
@@ -84,23 +82,18 @@ def _read_safetensors(file: Path) -> Any:
 
 def _unreadable(file: Path, expected: str, error: Exception) -> UsageError:
     reason = " ".join(str(error).split(".")[0].split()) or "no data"
-    return UsageError(
-        f"backbone weights {str(file)!r}: expected {expected}, got {type(error).__name__}: {reason}"
-    )
+    return UsageError(f"backbone weights {str(file)!r}: expected {expected}, got {type(error).__name__}: {reason}")
 
 
 def _state_dict(loaded: Any, file: Path) -> dict[str, Tensor]:
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not loaded:
-        raise UsageError(
-            f"backbone weights {str(file)!r}: expected a state dict, got {type(loaded).__name__}"
-        )
+        raise UsageError(f"backbone weights {str(file)!r}: expected a state dict, got {type(loaded).__name__}")
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise UsageError(
-                f"backbone weights {str(file)!r}: expected tensors by name, "
-                f"got {type(value).__name__} at {name!r}"
+                f"backbone weights {str(file)!r}: expected tensors by name, got {type(value).__name__} at {name!r}"
             )
     return dict(loaded)
 
@@ -109,8 +102,6 @@ def _backbone_entries(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if any(name.startswith("backbone.") for name in state):
         state = {
-            name.removeprefix("backbone."): tensor
-            for name, tensor in state.items()
-            if name.startswith("backbone.")
+            name.removeprefix("backbone."): tensor for name, tensor in state.items() if name.startswith("backbone.")
         }
     return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}

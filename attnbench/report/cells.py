@@ -10,6 +10,7 @@ from typing import Any, Literal
 from attnbench.report.rows import CONTROL, MODES
 from attnbench.report.wording import STATUSES, mean_std, present, significant
 
+_BRIEFLY = {"out_of_memory": "OOM", "nonconforming": "failed", "unsupported": "n/a"}
 _SCORED = ("status_accuracy", "params_network", "train_s")
 SPREAD_LIMIT = 0.1
 """Interquartile range over median from which a latency is marked."""
@@ -88,7 +89,7 @@ def absent(row: Row, key: str) -> Cell:
     statuses = [row.get(f"status_{task}") for task in tasks]
     failed = [str(status) for status in statuses if present(status) and status not in ("ok", "not measured")]
     status = failed[0] if failed else "not measured"
-    return Cell(STATUSES[status], short="OOM" if status == "out_of_memory" else None)
+    return Cell(STATUSES[status], short=_BRIEFLY.get(status))
 
 
 def mode_columns(mode: str) -> list[Column]:

@@ -35,16 +35,12 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def provenance(records: Sequence[Record]) -> dict[str, str]:
     """Facts that hold for the records as a whole."""
     counts = Counter(str(record["status"]) for record in records)
-    failed = ", ".join(
-        f"{number} {STATUSES[status]}" for status, number in sorted(counts.items()) if status != "ok"
-    )
+    failed = ", ".join(f"{number} {STATUSES[status]}" for status, number in sorted(counts.items()) if status != "ok")
     return {
         "records": f"{len(records)} ({counts['ok']} ok{f', {failed}' if failed else ''})",
         "date": dates(records),
         "commit": ", ".join(commits(records)),
-        "protocol": ", ".join(
-            str(protocol) for protocol in sorted({record["protocol"] for record in records})
-        ),
+        "protocol": ", ".join(str(protocol) for protocol in sorted({record["protocol"] for record in records})),
     }
 
 
@@ -52,8 +48,7 @@ def commits(records: Sequence[Record]) -> list[str]:
     """Commits that measured, in the order of their first record, shortened; `+` marks uncommitted changes."""
     full = distinct(record["commit"] for record in records)
     return [
-        commit if commit == "unknown" else commit[:10] + ("+" if commit.endswith("+changes") else "")
-        for commit in full
+        commit if commit == "unknown" else commit[:10] + ("+" if commit.endswith("+changes") else "") for commit in full
     ]
 
 

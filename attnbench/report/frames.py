@@ -19,7 +19,15 @@ from attnbench.report.rows import ROW, accuracy_row, add_gains, cost_row
 
 _SHARED = ("protocol", "environment", "device")
 _COST = ("level", "channels", "height", "width", "batch", "dtype", "in_channels", "num_classes")
-_ACCURACY = ("dataset", "image_size", "train_split", "eval_split", "freeze_backbone", "weights_hash")
+_ACCURACY = (
+    "dataset",
+    "image_size",
+    "train_split",
+    "eval_split",
+    "freeze_backbone",
+    "weights_hash",
+    "threads",
+)
 _LEVELS = ("operator", "core", "head", "network")
 _PATH = "network.backbone_weights"
 _COUNTED = ("failed_seeds", "seeds", "gain_seeds")
@@ -48,9 +56,7 @@ class Frame:
         return {**self.cost, **self.accuracy}
 
 
-def comparison_frames(
-    records: Sequence[Record], environments: Mapping[str, Mapping[str, Any]]
-) -> list[Frame]:
+def comparison_frames(records: Sequence[Record], environments: Mapping[str, Mapping[str, Any]]) -> list[Frame]:
     """A frame for each cost setting, with each accuracy setting of the same protocol, environment and device.
 
     An implementation other than the reference computes the same function and has the reference's accuracy,
@@ -63,9 +69,7 @@ def comparison_frames(
         costs = pd.DataFrame([cost_row(trials) for trials in _by_row(group)])
         environment = environments.get(setting["environment"], {})
         partners = [frame for frame in scored if all(frame.accuracy[key] == setting[key] for key in _SHARED)]
-        frames += [
-            Frame(setting, partner.accuracy, environment, _join(costs, partner.rows)) for partner in partners
-        ]
+        frames += [Frame(setting, partner.accuracy, environment, _join(costs, partner.rows)) for partner in partners]
         if not partners:
             frames.append(Frame(setting, {}, environment, _ordered(costs)))
     return sorted(frames, key=_place)
@@ -77,9 +81,7 @@ def accuracy_frames(records: Sequence[Record], environments: Mapping[str, Mappin
     for setting, group in _by_setting(records, "accuracy"):
         rows = [accuracy_row(trials) for trials in _by_row(group)]
         add_gains(rows)
-        frames.append(
-            Frame({}, setting, environments.get(setting["environment"], {}), _ordered(pd.DataFrame(rows)))
-        )
+        frames.append(Frame({}, setting, environments.get(setting["environment"], {}), _ordered(pd.DataFrame(rows))))
     return sorted(frames, key=_place)
 
 
@@ -125,9 +127,7 @@ def sheet(frames: Sequence[Frame]) -> pd.DataFrame:
 def _setting(record: Record, task: str) -> dict[str, Any]:
     own = _COST if task == "cost" else _ACCURACY
     kept = {key: record[key] for key in (*_SHARED, *own) if key in record}
-    nested = {
-        key: record[key] for key in sorted(record) if key.startswith(("network.", "recipe.")) and key != _PATH
-    }
+    nested = {key: record[key] for key in sorted(record) if key.startswith(("network.", "recipe.")) and key != _PATH}
     return {**kept, **nested}
 
 

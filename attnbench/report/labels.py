@@ -75,9 +75,7 @@ def place_labels(
     return written
 
 
-def _places(
-    centre: tuple[float, float], size: tuple[float, float], radius: float, pixel: float
-) -> list[Bbox]:
+def _places(centre: tuple[float, float], size: tuple[float, float], radius: float, pixel: float) -> list[Bbox]:
     boxes: list[Bbox] = []
     for distance, angle in itertools.product(_DISTANCES, _DIRECTIONS):
         reach = radius + _GAP * pixel * distance
@@ -87,9 +85,7 @@ def _places(
     return boxes
 
 
-def _cost(
-    box: Bbox, centre: tuple[float, float], hard: Sequence[Bbox], soft: Sequence[Bbox], frame: Bbox
-) -> float:
+def _cost(box: Bbox, centre: tuple[float, float], hard: Sequence[Bbox], soft: Sequence[Bbox], frame: Bbox) -> float:
     area = box.width * box.height
     covered = sum(_shared(box, other) for other in hard)
     outside = area - _shared(box, frame)

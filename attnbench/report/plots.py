@@ -109,9 +109,7 @@ def trade_off(frame: Frame) -> Plot | str:
             if kind in set(rows["kind"])
         ]
         if (rows["implementation"] != "reference").any():
-            hollow = Line2D(
-                [], [], linestyle="", marker="o", color="0.3", markerfacecolor="white", markersize=6
-            )
+            hollow = Line2D([], [], linestyle="", marker="o", color="0.3", markerfacecolor="white", markersize=6)
             hollow.set_label("Fused implementation")
             handles.append(hollow)
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
@@ -129,15 +127,11 @@ def trade_off(frame: Frame) -> Plot | str:
             radii = [area**0.5 / 2 for area in _areas(points)]
             place_labels(axes, places, _labels(points), radii, list(_bars(points)), fontsize=_FONT - 1)
     caption = f"mIoU against cost. {cost_title(frame.cost)}; mIoU: {accuracy_title(frame.accuracy)}. "
-    caption += (
-        "The area of a marker grows with the operator's parameters; bars are the standard deviation over "
-    )
+    caption += "The area of a marker grows with the operator's parameters; bars are the standard deviation over "
     caption += "seeds; a dotted line is an operator that multiplies nothing."
     setting = frame.cost
     size = f"{setting['height']}x{setting['width']}"
-    name = slug(
-        "trade-off", setting["level"], size, setting["channels"], setting["device"], frame.accuracy["dataset"]
-    )
+    name = slug("trade-off", setting["level"], size, setting["channels"], setting["device"], frame.accuracy["dataset"])
     return Plot(name, caption, figure)
 
 
@@ -152,9 +146,7 @@ def scaling(frames: Sequence[Frame]) -> list[Plot | str]:
     drawn: list[Plot | str] = []
     for sizes in series.values():
         members = sorted(sizes.values(), key=lambda frame: int(frame.cost["height"] * frame.cost["width"]))
-        title = cost_title(members[0].cost).replace(
-            f"{members[0].cost['height']}×{members[0].cost['width']} map, ", ""
-        )
+        title = cost_title(members[0].cost).replace(f"{members[0].cost['height']}×{members[0].cost['width']} map, ", "")
         if len(members) < 2:
             drawn.append(f"Cost against resolution ({title}): one size was measured; it takes two.")
             continue
@@ -191,9 +183,7 @@ def _scaling_plot(members: Sequence[Frame], mode: str, title: str) -> Plot | str
                 )
             axes.set(xscale="log", yscale="log", xlabel="Positions N = H × W", ylabel=heading)
             sizes = sorted(long["n"].unique())
-            axes.xaxis.set_major_locator(
-                FixedLocator(sizes if len(sizes) <= 5 else sizes[:: -(-len(sizes) // 5)])
-            )
+            axes.xaxis.set_major_locator(FixedLocator(sizes if len(sizes) <= 5 else sizes[:: -(-len(sizes) // 5)]))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -203,9 +193,7 @@ def _scaling_plot(members: Sequence[Frame], mode: str, title: str) -> Plot | str
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-    caption = (
-        f"Cost against resolution, {mode}. {title}. Both axes are logarithmic; a line ends where an operator "
-    )
+    caption = f"Cost against resolution, {mode}. {title}. Both axes are logarithmic; a line ends where an operator "
     caption += "failed, and operators that multiply nothing are left out."
     first = members[0].cost
     return Plot(slug("scaling", first["level"], first["channels"], first["device"], mode), caption, figure)

@@ -25,9 +25,7 @@ _MATH = {"±": r"$\pm$", "×": r"$\times$", "†": r"$^\dagger$", "‡": r"$^\dd
 
 def to_markdown(table: Table) -> str:
     """A pipe table with padded columns, the best in bold, and the notes on its rows as a list."""
-    cells = [
-        [_bold(_escape(cell.text)) if cell.best else _escape(cell.text) for cell in row] for row in table.rows
-    ]
+    cells = [[_bold(_escape(cell.text)) if cell.best else _escape(cell.text) for cell in row] for row in table.rows]
     align = ["left", *["right"] * (len(table.columns) - 1)]
     headers = [_escape(column.header) for column in table.columns]
     text = tabulate(cells, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
@@ -36,9 +34,7 @@ def to_markdown(table: Table) -> str:
 
 def legend(tables: Sequence[Table]) -> str:
     """How to read the tables, each sentence once, as a list."""
-    return "\n".join(
-        f"- {_escape(line)}" for line in distinct(line for table in tables for line in table.legend)
-    )
+    return "\n".join(f"- {_escape(line)}" for line in distinct(line for table in tables for line in table.legend))
 
 
 def to_latex(table: Table) -> str:
@@ -74,9 +70,16 @@ def render_terminal(frame: Frame) -> rich.table.Table:
     caption = [table.title, machine(frame.environment)]
     if frame.cost:
         caption.append("MACs are multiply-accumulates (1 MAC = 2 FLOPs); ratio: latency / conv3x3")
+    shown_text = "".join(_short(cell) for row in table.rows for cell in row)
+    signs = {
+        "†": "interquartile range above 10 % of the median",
+        "‡": "accuracy of the reference implementation",
+    }
+    caption += [f"{sign}: {meaning}" for sign, meaning in signs.items() if sign in shown_text]
+    caption += table.notes
     shown = rich.table.Table(
         box=rich.box.SIMPLE_HEAD,
-        caption="\n".join(filter(None, caption)),
+        caption=Text("\n".join(filter(None, caption))),
         caption_justify="left",
         caption_style="dim",
         pad_edge=False,

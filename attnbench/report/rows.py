@@ -69,9 +69,7 @@ def accuracy_row(trials: Sequence[Record]) -> dict[str, Any]:
         row[name], row[f"{name}_std"] = _mean_std([trial[name] for trial in scored])
     row["seed_miou"] = {trial["seed"]: trial["miou"] for trial in scored}
     row["iou"] = json.dumps(_class_means(scored)) if scored else None
-    row["local_ceiling"] = max(
-        (trial["local_ceiling"] for trial in scored if "local_ceiling" in trial), default=None
-    )
+    row["local_ceiling"] = max((trial["local_ceiling"] for trial in scored if "local_ceiling" in trial), default=None)
     row["params_network"] = scored[0]["params"] if scored else None
     for name in ("train_s", "eval_s"):
         row[name] = _mean_std([trial[name] for trial in scored])[0]

@@ -14,6 +14,7 @@ from attnbench.report.wording import (
     STATUSES,
     accuracy_title,
     cost_title,
+    details,
     distinct,
     label,
     present,
@@ -82,7 +83,11 @@ def accuracy_table(frame: Frame) -> Table:
         number("train_s", "Training (s)", "Training (s)", 1.0, better=None),
     ]
     table = _table(
-        accuracy_title(frame.accuracy), columns, frame, [*_ACCURACY_LEGEND, _BOLD], _accuracy_notes(frame)
+        _heading(frame),
+        columns,
+        frame,
+        [*_ACCURACY_LEGEND, _BOLD],
+        [*_accuracy_notes(frame), f"Setting: {details(frame.accuracy)}."],
     )
     return _with_ceiling(table, frame)
 
@@ -94,16 +99,19 @@ def class_table(frame: Frame) -> Table:
     columns = [Column("title", "Operator", "Operator", lambda row: Cell(label(row)))]
     columns += [Column("iou", f"{name} (%)", name, class_cell(name), "high") for name in classes]
     columns.append(Column("miou", "mean (%)", "mean", lambda row: percent(row["miou"]), "high"))
-    return _table(accuracy_title(frame.accuracy), columns, frame, [_BOLD], [])
+    return _table(_heading(frame), columns, frame, [_BOLD], [])
+
+
+def _heading(frame: Frame) -> str:
+    title = accuracy_title(frame.accuracy)
+    return title[0].upper() + title[1:]
 
 
 def _rows(frame: Frame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in frame.rows.to_dict("records")]
 
 
-def _table(
-    title: str, columns: Sequence[Column], frame: Frame, legend: Sequence[str], notes: Sequence[str]
-) -> Table:
+def _table(title: str, columns: Sequence[Column], frame: Frame, legend: Sequence[str], notes: Sequence[str]) -> Table:
     rows = _rows(frame)
     known = set(frame.rows.columns)
     kept = [c for c in columns if c.key in known and (c.key == "title" or _is_shown(c, rows))]
@@ -125,11 +133,9 @@ def _is_shown(column: Column, rows: Sequence[Row]) -> bool:
 
 def _mark_best(column: Column, cells: list[Cell], kinds: Sequence[str]) -> list[Cell]:
     eligible = [
-        cell.value
-        for cell, kind in zip(cells, kinds, strict=True)
-        if kind != "control" and cell.value is not None
+        cell.value for cell, kind in zip(cells, kinds, strict=True) if kind != "control" and cell.value is not None
     ]
-    if column.better is None or len(eligible) < 2:
+    if column.better is None or len({significant(value) for value in eligible}) < 2:
         return cells
     best = significant(min(eligible) if column.better == "low" else max(eligible))
     return [
@@ -151,9 +157,7 @@ def _with_ceiling(table: Table, frame: Frame) -> Table:
         *table.legend,
         "Local ceiling: the best mIoU without seeing beyond the receptive field of the backbone.",
     ]
-    return Table(
-        table.title, table.columns, [*table.rows, cells], [*table.kinds, "ceiling"], legend, table.notes
-    )
+    return Table(table.title, table.columns, [*table.rows, cells], [*table.kinds, "ceiling"], legend, table.notes)
 
 
 def _cost_notes(frame: Frame) -> list[str]:
@@ -166,9 +170,9 @@ def _cost_notes(frame: Frame) -> list[str]:
             if present(row.get(f"notes_{mode}")):
                 notes.append(f"{label(row)}, {mode}: {row[f'notes_{mode}']}.")
             if row.get(f"status_{mode}") in STATUSES and row[f"status_{mode}"] != "not measured":
-                notes.append(
-                    f"{label(row)}, {mode}: {STATUSES[row[f'status_{mode}']]}: {row[f'reason_{mode}']}."
-                )
+                notes.append(f"{label(row)}, {mode}: {STATUSES[row[f'status_{mode}']]}: {row[f'reason_{mode}']}.")
+    if "network.backbone" in frame.cost:
+        notes.append(f"Setting: {details(frame.cost)}.")
     return notes
 
 
@@ -178,14 +182,8 @@ def _accuracy_notes(frame: Frame) -> list[str]:
         return []
     notes: list[str] = []
     for row in rows:
-        if (
-            present(row.get("source"))
-            and present(row["source_accuracy"])
-            and row["source"] != row["source_accuracy"]
-        ):
-            notes.append(
-                f"{label(row)}: cost and accuracy were measured with different versions of its source."
-            )
+        if present(row.get("source")) and present(row["source_accuracy"]) and row["source"] != row["source_accuracy"]:
+            notes.append(f"{label(row)}: cost and accuracy were measured with different versions of its source.")
         if row["failed_seeds"] and row["accuracy_of"] == row["implementation"]:
             status = f"{int(row['failed_seeds'])} training run(s) failed"
             notes.append(f"{label(row)}: {status}: {row['reason_accuracy']}.")

@@ -74,9 +74,7 @@ def cost_title(cost: Mapping[str, Any]) -> str:
     if cost["level"] in ("head", "network") and "network.backbone" in cost:
         parts.insert(
             1,
-            str(cost["network.backbone"])
-            if cost["level"] == "network"
-            else f"{cost.get('in_channels')} inputs",
+            str(cost["network.backbone"]) if cost["level"] == "network" else f"{cost.get('in_channels')} inputs",
         )
     return ", ".join([*parts, cost["dtype"], _DEVICES[cost["device"]]])
 
@@ -88,26 +86,19 @@ def accuracy_title(accuracy: Mapping[str, Any]) -> str:
         parts.append("×".join(map(str, accuracy["image_size"])) + " images")
     if "network.backbone" in accuracy:
         parts.append(
-            f"{accuracy['network.backbone']} backbone"
-            + (" (frozen)" if accuracy.get("freeze_backbone") else "")
+            f"{accuracy['network.backbone']} backbone" + (" (frozen)" if accuracy.get("freeze_backbone") else "")
         )
     if accuracy.get("network.head") == "linear":
         parts.append("linear head")
     if "recipe.iterations" in accuracy:
-        parts.append(
-            f"{accuracy['recipe.iterations']} iterations of {accuracy.get('recipe.batch_size', '?')} images"
-        )
+        parts.append(f"{accuracy['recipe.iterations']} iterations of {accuracy.get('recipe.batch_size', '?')} images")
     return ", ".join([*parts, _DEVICES[accuracy["device"]]])
 
 
 def details(setting: Mapping[str, Any]) -> str:
     """All fields of a setting as `name value`, for those who want to repeat it."""
-    shown = (
-        (key, value) for key, value in setting.items() if key not in ("protocol", "environment", "device")
-    )
-    return ", ".join(
-        f"{key} {'×'.join(map(str, value)) if isinstance(value, list) else value}" for key, value in shown
-    )
+    shown = ((key, value) for key, value in setting.items() if key not in ("protocol", "environment", "device"))
+    return ", ".join(f"{key} {'×'.join(map(str, value)) if isinstance(value, list) else value}" for key, value in shown)
 
 
 def slug(*parts: Any) -> str:

@@ -65,9 +65,7 @@ def write_report(
     skipped = [*problems, *(reason for reason in drawn if isinstance(reason, str))]
     replaced = superseded(records)
     if replaced:
-        skipped.append(
-            f"{replaced} record(s) are not shown: the same trial was measured later with another source."
-        )
+        skipped.append(f"{replaced} record(s) are not shown: the same trial was measured later with another source.")
     facts, machines = provenance(records), _machines(records, environments)
     pictures = [(plot.caption, plot.png()) for plot in plots]
     texts = {
@@ -97,9 +95,7 @@ def terminal_tables(report: Report) -> list[rich.table.Table]:
     return [render_terminal(frame) for frame in report.frames]
 
 
-def readme_block(
-    records: Sequence[Record], environments: Environments, *, command: str = "make compare"
-) -> str:
+def readme_block(records: Sequence[Record], environments: Environments, *, command: str = "make compare") -> str:
     """The comparison with the most rows, and a sentence on where it comes from, for the README.
 
     The operator level comes before the others, and the larger map before the smaller.
@@ -163,9 +159,7 @@ def _sections(compared: Sequence[Frame], scored: Sequence[Frame]) -> list[tuple[
 def _machines(records: Sequence[Record], environments: Environments) -> dict[str, dict[str, str]]:
     keys = distinct(record["environment"] for record in records)
     unknown = {"fingerprint": "not found beside the records"}
-    return {
-        f"Environment {key}": flatten(environments[key]) if key in environments else unknown for key in keys
-    }
+    return {f"Environment {key}": flatten(environments[key]) if key in environments else unknown for key in keys}
 
 
 def _named_apart(plots: Sequence[Plot]) -> list[Plot]:

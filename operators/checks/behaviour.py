@@ -85,9 +85,7 @@ def check_batch_independence(operator: Operator, **settings: Any) -> None:
         together = built(x)
         for index in range(len(x)):
             alone = built(x[index : index + 1])
-            expect_near(
-                operator, "equal output alone and in a batch", together[index : index + 1], alone, DOUBLE
-            )
+            expect_near(operator, "equal output alone and in a batch", together[index : index + 1], alone, DOUBLE)
         mates = torch.cat((x[:1], 100 * sample(2, CHANNELS, 7, 5, seed=3)))
         expect_near(operator, "equal output among other images", built(mates)[:1], together[:1], DOUBLE)
 

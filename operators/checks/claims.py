@@ -147,9 +147,7 @@ def check_gradient_claim(operator: Operator, **settings: Any) -> None:
     x = sample(2, CHANNELS, 5, 7).requires_grad_()
     leaves = {name: value for name, value in built.named_parameters() if value.requires_grad}
     projection = sample(*x.shape, seed=2)
-    directions = {
-        name: sample(*value.shape, seed=3 + index) for index, (name, value) in enumerate(leaves.items())
-    }
+    directions = {name: sample(*value.shape, seed=3 + index) for index, (name, value) in enumerate(leaves.items())}
     direction = sample(*x.shape, seed=2 + len(leaves) + 1)
 
     gradients = torch.autograd.grad((built(x) * projection).sum(), [x, *leaves.values()], allow_unused=True)

@@ -56,9 +56,7 @@ def fail(operator: Operator, message: str, cause: Exception | None = None) -> No
     raise ConformanceError(f"{operator.__name__}: {message}") from cause
 
 
-def construct(
-    operator: Operator, channels: int = CHANNELS, *, seed: int = 0, **settings: Any
-) -> AttentionOperator:
+def construct(operator: Operator, channels: int = CHANNELS, *, seed: int = 0, **settings: Any) -> AttentionOperator:
     """Builds `operator` in evaluation mode, with seeded noise in every parameter and running statistic.
 
     A zero-initialised branch would hide whatever is wrong behind it. Other buffers keep what the operator

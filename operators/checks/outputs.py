@@ -35,9 +35,7 @@ def check_spec(operator: Operator, **settings: Any) -> None:
     if not isinstance(spec, OperatorSpec):
         fail(operator, f"expected an OperatorSpec as spec, got {spec!r}")
     source = spec.source
-    if not (
-        spec.title and source.title and source.venue and source.year > 1900 and source.url.startswith("http")
-    ):
+    if not (spec.title and source.title and source.venue and source.year > 1900 and source.url.startswith("http")):
         fail(
             operator,
             f"expected a title, and a source with title, venue, year and url, got {spec.title!r}, {source}",
@@ -52,9 +50,7 @@ def check_spec(operator: Operator, **settings: Any) -> None:
     message = expect_error(operator, "channels=0", ValueError, lambda: construct(operator, 0, **settings))
     if operator.__name__ not in message:
         fail(operator, f"expected the error for channels=0 to name the class, got {message!r}")
-    expect_error(
-        operator, "an unknown keyword", TypeError, lambda: construct(operator, no_such_setting=1, **settings)
-    )
+    expect_error(operator, "an unknown keyword", TypeError, lambda: construct(operator, no_such_setting=1, **settings))
 
 
 def _check_constructor(operator: Operator, spec: OperatorSpec) -> None:
@@ -152,9 +148,7 @@ def check_core(operator: Operator, **settings: Any) -> None:
         with torch.no_grad():
             again = built.core(*args, **kwargs)
         for got, expected in zip(_tensors(again), _tensors(output), strict=True):
-            expect_near(
-                operator, "the core's output on the arguments that forward gave it", got, expected, DOUBLE
-            )
+            expect_near(operator, "the core's output on the arguments that forward gave it", got, expected, DOUBLE)
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -211,6 +205,4 @@ def check_responsibilities(operator: Operator, **settings: Any) -> None:
     if weights.ndim != 4 or weights.shape[0] != 2 or tuple(weights.shape[-2:]) != (5, 7):
         fail(operator, f"expected responsibilities (2, K, 5, 7), got {tuple(weights.shape)}")
     total = weights.sum(1)
-    expect_near(
-        operator, "responsibilities that sum to one over the bases", total, torch.ones_like(total), DOUBLE
-    )
+    expect_near(operator, "responsibilities that sum to one over the bases", total, torch.ones_like(total), DOUBLE)

@@ -105,8 +105,6 @@ def parametrize_with_checks(operators: Iterable[Operator]) -> Callable[[Any], An
                     case = functools.partial(run, implementation=implementation)
                     label = f"{operator.spec.name}-{implementation}-{name}"
                 reason = operator.spec.expected_failures.get(name)
-                marks = (
-                    [pytest.mark.xfail(reason=reason, strict=True, raises=ConformanceError)] if reason else []
-                )
+                marks = [pytest.mark.xfail(reason=reason, strict=True, raises=ConformanceError)] if reason else []
                 cases.append(pytest.param(operator, case, id=label, marks=marks))
     return pytest.mark.parametrize(("operator", "check"), cases)
