@@ -53,11 +53,11 @@ class Recipe:
         channels_last: whether images and weights are laid out with channels innermost.
     """
 
-    optimizer: Optimizer = "sgd"
-    learning_rate: float = 0.01
+    optimizer: Optimizer = "adamw"
+    learning_rate: float = 0.005
     head_learning_rate_factor: float = 1.0
     momentum: float = 0.9
-    weight_decay: float = 5e-4
+    weight_decay: float = 0.01
     power: float = 0.9
     iterations: int = 300
     batch_size: int = 16

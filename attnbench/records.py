@@ -31,6 +31,7 @@ PROTOCOL = 1
 """Version of what is measured and how; records of different versions never share a table."""
 
 Task = Literal["cost", "accuracy"]
+Implementation = Literal["reference", "fused"]
 Status = Literal["ok", "out_of_memory", "error", "timeout", "crashed", "nonconforming", "unsupported"]
 Record = dict[str, Any]
 
@@ -68,7 +69,7 @@ class Trial:
 
     task: Task
     operator: str
-    implementation: str
+    implementation: Implementation
     device: str
     settings: str = "{}"
     level: Level | None = None

@@ -197,7 +197,7 @@ def blocks(trials: Sequence[Trial]) -> list[list[Trial]]:
     """Trials that share a worker: all operators of one level, size, type and mode; accuracy trials of one seed."""
     grouped: dict[Any, list[Trial]] = {}
     for trial in trials:
-        part = dataclasses.replace(trial, operator="", implementation="", settings="{}")
+        part = dataclasses.replace(trial, operator="", implementation="reference", settings="{}")
         grouped.setdefault(part, []).append(trial)
     return list(grouped.values())
 

@@ -224,7 +224,7 @@ def _step(
     clip_gradient_norm: float,
 ) -> None:
     optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     if clip_gradient_norm > 0:
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], clip_gradient_norm)

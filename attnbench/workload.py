@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from attnbench.config import Network
 from attnbench.models.build import build_head, build_operator, build_segmentor
-from attnbench.records import Trial
+from attnbench.records import Implementation, Trial
 from operators.interface import AttentionOperator, has_core
 
 
@@ -76,6 +77,28 @@ class Workload:
             tensor.grad = None
 
 
+@dataclass(frozen=True)
+class _Slot:
+    """What sits in the slot, and how it is built at each level."""
+
+    name: str
+    num_classes: int
+    implementation: Implementation
+    settings: dict[str, Any]
+
+    def operator(self, channels: int) -> AttentionOperator:
+        return build_operator(self.name, channels, num_classes=self.num_classes, **self._how())
+
+    def head(self, in_channels: int, network: Network) -> nn.Module:
+        return build_head(self.name, in_channels, network, self.num_classes, **self._how())
+
+    def segmentor(self, network: Network) -> nn.Module:
+        return build_segmentor(self.name, network, self.num_classes, **self._how())
+
+    def _how(self) -> dict[str, Any]:
+        return {"implementation": self.implementation, "settings": self.settings}
+
+
 def build_workload(trial: Trial) -> Workload:
     """Builds what a cost trial runs, with random inputs of a fixed seed.
 
@@ -83,41 +106,29 @@ def build_workload(trial: Trial) -> Workload:
         Unsupported: if the level does not exist for this operator.
         UsageError: if channels or settings do not fit the operator.
     """
-    assert trial.channels and trial.height and trial.width and trial.batch and trial.num_classes
+    assert trial.channels
+    assert trial.height
+    assert trial.width
+    assert trial.batch
+    assert trial.num_classes
     torch.manual_seed(0)
-    settings = json.loads(trial.settings)
     device, dtype = torch.device(trial.device), getattr(torch, trial.dtype or "float32")
-    build_slot: Callable[[], AttentionOperator] = lambda: build_operator(  # noqa: E731
-        trial.operator,
-        trial.channels,
-        num_classes=trial.num_classes,
-        implementation=trial.implementation,
-        settings=settings,
-    )
+    slot = _Slot(trial.operator, trial.num_classes, trial.implementation, json.loads(trial.settings))
     closed_form = None
     module: nn.Module
     if trial.level in ("operator", "core"):
-        module = build_slot()
-        shape = (trial.batch, trial.channels, trial.height, trial.width)
+        operator = module = slot.operator(trial.channels)
+        shape: tuple[int, ...] = (trial.batch, trial.channels, trial.height, trial.width)
         if trial.level == "operator":
-            closed_form = trial.batch * module.macs(trial.height, trial.width)
+            closed_form = trial.batch * operator.macs(trial.height, trial.width)
     elif trial.level == "head":
         assert trial.network
         in_channels = trial.in_channels or trial.channels
-        module = build_head(
-            trial.operator,
-            in_channels,
-            trial.network,
-            trial.num_classes,
-            implementation=trial.implementation,
-            settings=settings,
-        )
+        module = slot.head(in_channels, trial.network)
         shape = (trial.batch, in_channels, trial.height, trial.width)
     else:
         assert trial.network
-        module = build_segmentor(
-            trial.operator, trial.network, trial.num_classes, implementation=trial.implementation, settings=settings
-        )
+        module = slot.segmentor(trial.network)
         stride = trial.network.output_stride
         shape = (trial.batch, 3, stride * (trial.height - 1) + 1, stride * (trial.width - 1) + 1)
     module = module.to(device=device, dtype=dtype).train(trial.mode == "training")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from attnbench.cli.arguments import Parser, console_of_width, integers, positive, size, sizes, words
-from attnbench.config import Accuracy, Cost, Experiment, load_preset, preset_names, updated
+from attnbench.config import Experiment, load_preset, preset_names, updated
 
 PROG = "compare.py"
 DEFAULT_OUTPUT = Path("results/local")
@@ -98,12 +97,10 @@ def _experiment(arguments: argparse.Namespace) -> Experiment:
         accuracy["seeds"] = list(range(options["seeds"]))
     changes = given(operators="operators", operator_files="operator", device="device")
     preset = load_preset(options["preset"])
-    for part, wanted, empty in (("cost", cost, Cost), ("accuracy", accuracy, Accuracy)):
+    for part, wanted in (("cost", cost), ("accuracy", accuracy)):
         if options["only"] not in (None, part):
             changes[part] = None
         elif wanted or (options["only"] == part and getattr(preset, part) is None):
-            if getattr(preset, part) is None:
-                preset = dataclasses.replace(preset, **{part: empty()})
             changes[part] = wanted
     return updated(preset, changes, "options")
 

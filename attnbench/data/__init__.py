@@ -26,7 +26,8 @@ def build_dataset(
         image_size: height and width that images are resized to; none keeps them.
 
     Raises:
-        UsageError: if name or split is unknown, a folder is missing or not wanted, or its files are not what was expected.
+        UsageError: if name or split is unknown, a folder is missing or not wanted, or its files are not what was
+            expected.
     """
     if name not in DATASETS:
         raise UsageError(f"unknown dataset {name!r}{near(name, DATASETS)}")

@@ -81,7 +81,8 @@ def read_mask(path: Path, *, size: tuple[int, int], num_labels: int) -> Image.Im
         raise UsageError(f"mask {str(path)!r}: expected a palette or grey image (mode P or L), got mode {mask.mode}")
     if mask.size != size:
         raise UsageError(
-            f"mask {str(path)!r}: expected the size of its image, {size[0]}x{size[1]}, got {mask.size[0]}x{mask.size[1]}"
+            f"mask {str(path)!r}: expected the size of its image, {size[0]}x{size[1]}, "
+            f"got {mask.size[0]}x{mask.size[1]}"
         )
     largest = int(np.asarray(mask).max())
     if largest >= num_labels:

@@ -46,13 +46,14 @@ class CamVid:
     """CamVid: 367 images to train on, 101 to validate, 233 to test.
 
     A folder has `train.txt`, `val.txt` and `test.txt` with one `image mask` pair a line, or, without lists, the folders
-    `train` and `trainannot` (and so on) with files of equal stems. Images are PNG or WebP; masks are palette or grey PNG
-    with labels 0 to 11, of which 11 is void. Images are decoded once and kept in memory.
+    `train` and `trainannot` (and so on) with files of equal stems. Images are PNG or WebP; masks are palette or grey
+    PNG with labels 0 to 11, of which 11 is void. Images are decoded once and kept in memory.
 
     Args:
         root: the folder, or the folder in which it is called `camvid`.
         split: `"train"`, `"val"`, `"test"` or `"trainval"`.
-        image_size: height and width that images (bilinear, antialiased) and masks (nearest) are resized to; none keeps them.
+        image_size: height and width that images (bilinear, antialiased) and masks (nearest) are resized to; none
+            keeps them.
 
     Raises:
         UsageError: if the split is unknown or empty, or a file is missing or not what was expected.
@@ -139,7 +140,7 @@ def _listed_pairs(root: Path, listing: Path) -> list[tuple[Path, Path]]:
 
 
 def _resolve(root: Path, entry: str) -> Path:
-    """The file of a list entry: the lists of SegNet name `/SegNet/CamVid/train/x.png`, of which folder and file hold."""
+    """The file of a list entry: SegNet's lists name `/SegNet/CamVid/train/x.png`, of which folder and file hold."""
     path = root.joinpath(*Path(entry).parts[-2:])
     if not path.is_file():
         for suffix in _SUFFIXES:
