@@ -123,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress.show_plan(console, experiment, trials, parsed.output)
         return 0
     supervisor.warm_up()
-    shown = progress.follow(console, trials, runner.run(experiment, trials, parsed.output), began)
+    lanes = runner.jobs(experiment.accuracy, trials[0].device) if experiment.accuracy else 1
+    shown = progress.follow(console, trials, runner.run(experiment, trials, parsed.output), began, lanes)
     _report(console, shown.records, parsed.output)
     console.print(shown.summary(time.monotonic() - began), highlight=False)
     return 0

@@ -32,7 +32,7 @@ class Shown:
     Args:
         records: the record of every trial of the plan.
         present: how many of them were there before.
-        inside: seconds that workers spent on trials, their own start excluded.
+        inside: seconds of the run that were spent on checking, measuring, training and scoring.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -79,8 +79,16 @@ class _TimeLeft:
         return max(total, 0.0)
 
 
-def follow(console: Console, trials: Sequence[Trial], events: Iterable[Event], began: float) -> Shown:
-    """Consumes the events of a run and shows them; returns what the run came to."""
+def follow(console: Console, trials: Sequence[Trial], events: Iterable[Event], began: float, lanes: int) -> Shown:
+    """Consumes the events of a run and shows them.
+
+    Args:
+        console: where to.
+        trials: the plan.
+        events: the run.
+        began: monotonic time at which the command began.
+        lanes: training runs at a time.
+    """
     shown = Shown()
     left = _TimeLeft(trials)
     progress = Progress(
@@ -103,7 +111,7 @@ def follow(console: Console, trials: Sequence[Trial], events: Iterable[Event], b
             if event.kind in ("present", "finished"):
                 shown.records.append(event.data)
             if event.kind == "finished":
-                shown.inside += _inside(event.data)
+                shown.inside += _inside(event.data, lanes)
                 left.finish(event.trial, now - last)
                 last = now
             if event.kind == "progress":
@@ -126,9 +134,9 @@ def _update(progress: Progress, bar: TaskID, event: Event, left: _TimeLeft, done
     )
 
 
-def _inside(record: Record) -> float:
+def _inside(record: Record, lanes: int) -> float:
     if "train_s" in record:
-        return float(record["train_s"] + record["eval_s"])
+        return float(record["train_s"] + record["eval_s"]) / lanes
     samples = sum(record.get("samples_ms", ())) * record.get("calls_per_sample", 1) / 1000
     return float(record.get("prepare_s", 0.0) + samples)
 
