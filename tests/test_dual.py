@@ -95,9 +95,7 @@ def test_unknown_implementation_is_refused() -> None:
 
 
 def test_reduction_has_to_divide_the_channels() -> None:
-    with pytest.raises(
-        ValueError, match="PositionAttention: expected channels divisible by the reduction 8, got 12"
-    ):
+    with pytest.raises(ValueError, match="PositionAttention: expected channels divisible by the reduction 8, got 12"):
         DualAttention(12)
 
 
