@@ -1,13 +1,27 @@
 """Attention operators for dense prediction, one interface for all. Imports torch and nothing else of the project."""
 
+# Names are listed in the order of registration; the controls come first.
 from operators import controls as controls
+
+# isort: split
+from operators import adaptive_pyramid as adaptive_pyramid
+from operators import asymmetric as asymmetric
+from operators import atrous_pyramid as atrous_pyramid
+from operators import context_encoding as context_encoding
 from operators import criss_cross as criss_cross
+from operators import disentangled as disentangled
 from operators import dual as dual
+from operators import dual_branches as dual_branches
+from operators import dynamic_multi_scale as dynamic_multi_scale
 from operators import ema as ema
 from operators import global_context as global_context
+from operators import hamburger as hamburger
+from operators import interlaced as interlaced
 from operators import non_local as non_local
+from operators import object_context as object_context
+from operators import point_wise as point_wise
 from operators import pyramid_pooling as pyramid_pooling
-from operators.interface import AttentionOperator, Auxiliary, OperatorSpec, Source
+from operators.interface import AttentionOperator, Auxiliary, OperatorSpec, PairOperator, Source
 from operators.registry import (
     BrokenOperatorError,
     UnknownOperatorError,
@@ -23,6 +37,7 @@ __all__ = [
     "Auxiliary",
     "BrokenOperatorError",
     "OperatorSpec",
+    "PairOperator",
     "Source",
     "UnknownOperatorError",
     "get",

@@ -187,6 +187,51 @@ class AttentionOperator(nn.Module):
             )
 
 
+class PairOperator(nn.Module):
+    """Base class of operators on two feature levels: `(B, C, H, W), (B, L, H', W') -> (B, C, H, W)`.
+
+    It is an operator in all but its second input; as slots have one map, it is not registered.
+
+    Args:
+        channels: `C`, width of the high level and of the output.
+        low_channels: `L`, width of the low level.
+
+    Raises:
+        ValueError: if one of them is not a positive integer.
+    """
+
+    spec: ClassVar[OperatorSpec]
+    channels: int
+    low_channels: int
+    core: nn.Module
+
+    def __init__(self, channels: int, low_channels: int) -> None:
+        super().__init__()
+        for name, value in {"channels": channels, "low_channels": low_channels}.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{type(self).__name__}: expected {name} >= 1, got {value!r}")
+        self.channels = channels
+        self.low_channels = low_channels
+
+    @abstractmethod
+    def forward(self, high: Tensor, low: Tensor) -> Tensor:
+        """Maps the high level `(B, C, H, W)` to its own shape, with what it reads from the low level."""
+
+    @abstractmethod
+    def macs(self, high: tuple[int, int], low: tuple[int, int]) -> int:
+        """Multiply-accumulates of one image whose levels have these heights and widths."""
+
+    def expect_maps(self, high: Tensor, low: Tensor) -> None:
+        """Raises a `ValueError` that names what was expected unless both maps fit this operator."""
+        widths = (self.channels, self.low_channels)
+        fit = all(x.ndim == 4 and x.shape[1] == width for x, width in zip((high, low), widths, strict=True))
+        if not fit or len(high) != len(low):
+            raise ValueError(
+                f"{type(self).__name__}: expected (B, {self.channels}, H, W) and (B, {self.low_channels}, H', W'), "
+                f"got {tuple(high.shape)} and {tuple(low.shape)}"
+            )
+
+
 def divide_channels(owner: str, channels: int, reduction: int) -> int:
     """`channels / reduction`, or an error that says which channels fit.
 

@@ -1,8 +1,12 @@
-"""Dual attention from the paper's equations, one number at a time, in plain Python."""
+"""Dual attention from the paper's equations: one number at a time, and pixel by pixel where gradients are asked for."""
 
 from __future__ import annotations
 
 import math
+
+import torch
+from oracle_layers import Map, Parameters, affine, each
+from torch import Tensor
 
 Matrix = list[list[float]]
 
@@ -48,3 +52,43 @@ def channel_attention(x: Matrix, gamma: float) -> Matrix:
         read = [sum(w * other[i] for w, other in zip(weights, channels, strict=True)) for i in range(len(x))]
         mixed.append([original + gamma * r for original, r in zip(channel, read, strict=True)])
     return [list(pixel) for pixel in zip(*mixed, strict=True)]
+
+
+def position_block(x: Map, parameters: Parameters) -> Map:
+    """Equations (1) and (2) through which autograd runs."""
+    queries, keys, values = (affine(x, parameters, name) for name in ("query", "key", "value"))
+    flat_keys = [pixel for row in keys for pixel in row]
+    flat_values = [pixel for row in values for pixel in row]
+
+    def read(query: Tensor) -> Tensor:
+        powers = [torch.exp(query @ key) for key in flat_keys]
+        total = torch.stack(powers).sum()
+        return torch.stack([power / total * v for power, v in zip(powers, flat_values, strict=True)]).sum(0)
+
+    return each(lambda pixel, query: pixel + parameters["gamma"] * read(query), x, queries)
+
+
+def channel_block(x: Map, parameters: Parameters) -> Map:
+    """Equations (3) and (4), energies inverted, through which autograd runs."""
+    pixels = [pixel for row in x for pixel in row]
+    channels = range(len(pixels[0]))
+    weights = []
+    for c in channels:
+        energies = [torch.stack([pixel[c] * pixel[d] for pixel in pixels]).sum() for d in channels]
+        highest = torch.stack(energies).max()
+        powers = [torch.exp(highest - energy) for energy in energies]
+        weights.append([power / torch.stack(powers).sum() for power in powers])
+
+    def mix(pixel: Tensor) -> Tensor:
+        return torch.stack([torch.stack([w * pixel[d] for d, w in enumerate(row)]).sum() for row in weights])
+
+    return each(lambda pixel: pixel + parameters["gamma"] * mix(pixel), x)
+
+
+def dual_block(x: Map, parameters: Parameters) -> Map:
+    """Both branches on the same features, summed."""
+
+    def own(branch: str) -> Parameters:
+        return {name.removeprefix(f"{branch}."): value for name, value in parameters.items() if branch in name}
+
+    return each(torch.add, position_block(x, own("position")), channel_block(x, own("channel")))

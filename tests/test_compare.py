@@ -51,10 +51,14 @@ def test_end_to_end(tmp_path):
     assert any(name.endswith(".png") for name in written)
     table = pd.read_csv(tmp_path / "comparison.csv")
     assert {"conv3x3", "global_context"} <= set(table["operator"])
-    assert "GC" in (tmp_path / "comparison.md").read_text() or "Global context" in (tmp_path / "comparison.md").read_text()
+    assert (
+        "GC" in (tmp_path / "comparison.md").read_text() or "Global context" in (tmp_path / "comparison.md").read_text()
+    )
 
     before = (tmp_path / "comparison.md").read_text()
-    again = subprocess.run([sys.executable, SCRIPTS / "report.py", tmp_path], capture_output=True, text=True, check=False)
+    again = subprocess.run(
+        [sys.executable, SCRIPTS / "report.py", tmp_path], capture_output=True, text=True, check=False
+    )
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "comparison.md").read_text() == before
 
@@ -81,7 +85,15 @@ def test_operator_of_a_third_party(tmp_path):
     code = next(block for block in readme.split("```")[1::2] if "class MyAttention" in block).removeprefix("python\n")
     file = tmp_path / "my_attention.py"
     file.write_text(code)
-    arguments = ["--operator", f"{file}:MyAttention", "--operators", "conv3x3", *FAST, "--output", str(tmp_path / "out")]
+    arguments = [
+        "--operator",
+        f"{file}:MyAttention",
+        "--operators",
+        "conv3x3",
+        *FAST,
+        "--output",
+        str(tmp_path / "out"),
+    ]
     command = [sys.executable, SCRIPTS / "compare.py", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

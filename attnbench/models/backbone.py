@@ -48,6 +48,8 @@ class ResNet(Backbone):
         base_channels: width of the first stage; each further stage doubles it, the stem keeps its own.
         contract_dilation: whether the first block of a dilated stage keeps the dilation of the stage before.
         dilate_both: whether both convolutions of a BasicBlock are dilated, depths 18 and 34 alone.
+        pooled_shortcut: whether the shortcuts that downsample average in front of their convolution instead
+            of striding (ResNet-D).
 
     Shape:
         `(B, 3, H, W) -> (B, C3, h, w), (B, C4, h, w)`: outputs of the last two stages, `h = ceil(H /
@@ -58,7 +60,8 @@ class ResNet(Backbone):
 
     Source:
         He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; dilation: Chen et al.,
-        "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017.
+        "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017; deep stem and pooled shortcuts:
+        He et al., "Bag of Tricks for Image Classification with Convolutional Neural Networks", CVPR 2019.
 
     Deviations:
         The default `contract_dilation=True` is the convention of torchvision, of EMANet's code, and of
@@ -86,6 +89,7 @@ class ResNet(Backbone):
         base_channels: int = 64,
         contract_dilation: bool = True,
         dilate_both: bool = False,
+        pooled_shortcut: bool = False,
     ) -> None:
         if depth not in _DEPTHS:
             raise UsageError(f"ResNet: expected depth in {tuple(_DEPTHS)}, got {depth!r}")
@@ -115,16 +119,24 @@ class ResNet(Backbone):
             ]
             second_dilations = [dilation * factor if dilate_both else 1 for factor in factors]
             stride = _STRIDES[output_stride][stage]
-            stages.append(_stage(block, inputs, widths[stage], stride, dilations, second_dilations))
+            shape = (inputs, widths[stage], stride)
+            stages.append(_stage(block, *shape, dilations, second_dilations, pooled_shortcut))
             inputs, before = outputs[stage], dilation
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         init_convolutions(self)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features of the third and of the fourth stage."""
+        _, _, auxiliary, features = self.stages(images)
+        return auxiliary, features
+
+    def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features of all four stages."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        auxiliary: Tensor = self.layer3(self.layer2(self.layer1(x)))
-        return auxiliary, self.layer4(auxiliary)
+        first: Tensor = self.layer1(x)
+        second: Tensor = self.layer2(first)
+        third: Tensor = self.layer3(second)
+        return first, second, third, self.layer4(third)
 
 
 def _stem(stem: str) -> tuple[nn.Module, int]:
@@ -152,13 +164,15 @@ def _stage(
     stride: int,
     dilations: list[int],
     second_dilations: list[int],
+    pooled_shortcut: bool,
 ) -> nn.Sequential:
     blocks: list[nn.Module] = []
     for dilation, second_dilation in zip(dilations, second_dilations, strict=True):
         if issubclass(block, BasicBlock):
-            blocks.append(block(inputs, width, stride, dilation, second_dilation))
+            arguments = (inputs, width, stride, dilation, second_dilation)
+            blocks.append(block(*arguments, pooled_shortcut=pooled_shortcut))
         else:
-            blocks.append(block(inputs, width, stride, dilation))
+            blocks.append(block(inputs, width, stride, dilation, pooled_shortcut=pooled_shortcut))
         inputs, stride = width * block.expansion, 1
     return nn.Sequential(*blocks)
 

@@ -10,11 +10,14 @@ def conv3x3(in_channels: int, out_channels: int, stride: int = 1, dilation: int 
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
 
 
-def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+def _downsample(in_channels: int, out_channels: int, stride: int, *, pooled: bool) -> nn.Sequential | None:
     if stride == 1 and in_channels == out_channels:
         return None
-    conv = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+    norm = nn.BatchNorm2d(out_channels)
+    if not pooled:
+        return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), norm)
+    pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+    return nn.Sequential(pool, nn.Conv2d(in_channels, out_channels, 1, bias=False), norm)
 
 
 class BasicBlock(nn.Module):
@@ -28,6 +31,7 @@ class BasicBlock(nn.Module):
         stride: stride of the first convolution and of the shortcut.
         dilation: dilation of the first convolution.
         second_dilation: dilation of the second convolution.
+        pooled_shortcut: whether the shortcut averages in front of its convolution instead of striding.
 
     Shape:
         `(B, in_channels, H, W) -> (B, width, ceil(H / stride), ceil(W / stride))`.
@@ -40,7 +44,14 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     def __init__(
-        self, in_channels: int, width: int, stride: int = 1, dilation: int = 1, second_dilation: int = 1
+        self,
+        in_channels: int,
+        width: int,
+        stride: int = 1,
+        dilation: int = 1,
+        second_dilation: int = 1,
+        *,
+        pooled_shortcut: bool = False,
     ) -> None:
         super().__init__()
         self.conv1 = conv3x3(in_channels, width, stride, dilation)
@@ -48,7 +59,7 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = conv3x3(width, width, dilation=second_dilation)
         self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = _downsample(in_channels, width, stride)
+        self.downsample = _downsample(in_channels, width, stride, pooled=pooled_shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         """Residual branch plus shortcut."""
@@ -69,6 +80,7 @@ class Bottleneck(nn.Module):
         width: channels of the first two convolutions; the output has four times as many.
         stride: stride of the 3x3 convolution and of the shortcut.
         dilation: dilation of the 3x3 convolution.
+        pooled_shortcut: whether the shortcut averages in front of its convolution instead of striding.
 
     Shape:
         `(B, in_channels, H, W) -> (B, 4 width, ceil(H / stride), ceil(W / stride))`.
@@ -80,7 +92,9 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, stride: int = 1, dilation: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, width: int, stride: int = 1, dilation: int = 1, *, pooled_shortcut: bool = False
+    ) -> None:
         super().__init__()
         out_channels = width * self.expansion
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
@@ -90,7 +104,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _downsample(in_channels, out_channels, stride)
+        self.downsample = _downsample(in_channels, out_channels, stride, pooled=pooled_shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         """Residual branch plus shortcut."""

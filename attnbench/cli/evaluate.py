@@ -1,0 +1,229 @@
+"""`evaluate.py`: mIoU, MACs, memory and latency of a checkpoint, ours or mmsegmentation's."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from attnbench.cli.arguments import Parser, positive, size
+from attnbench.errors import UsageError
+from attnbench.records import PROTOCOL, Record, RecordWriter, Trial, identity
+from attnbench.statistics import summarise
+
+if TYPE_CHECKING:
+    import torch
+
+    from attnbench.data.base import SegmentationDataset
+    from attnbench.models.saved import Saved
+
+PROG = "evaluate.py"
+DEFAULT_OUTPUT = Path("results/local")
+_CONTROL = "conv3x3"
+_EPILOG = """\
+examples:
+  python scripts/evaluate.py --checkpoint ccnet_r50.pth --dataset camvid --data-root DIR
+  python scripts/evaluate.py --checkpoint own.pth --dataset context --split val --device cuda
+
+Type and widths of the network are read off the file. No code from the file runs.
+"""
+
+
+def _parser() -> Parser:
+    parser = Parser(PROG, "Score and time a trained checkpoint, ours or mmsegmentation's.", _EPILOG)
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="FILE", help="the checkpoint file")
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="dataset to score on")
+    parser.add_argument("--data-root", metavar="DIR", help="folder of the dataset (default: $ATTNBENCH_DATA)")
+    parser.add_argument("--split", default="val", help="part of the dataset (default: val)")
+    parser.add_argument("--image-size", type=size, metavar="HxW", help="size that images are loaded at")
+    parser.add_argument("--batch-size", type=positive, default=4, metavar="N", help="images in a batch (default: 4)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="time budget of the latency samples")
+    parser.add_argument(
+        "--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR", help=f"results folder (default: {DEFAULT_OUTPUT})"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Scores and measures the checkpoint that the command line names; returns the exit code."""
+    parsed = _parser().parse(arguments)
+    logging.basicConfig(level=logging.WARNING, format=f"{PROG}: %(message)s")
+
+    from attnbench.data import build_dataset
+    from attnbench.environment import environment_hash, fingerprint
+    from attnbench.models.saved import load_any
+    from attnbench.runner import resolve_device
+
+    device = resolve_device(parsed.device)
+    saved = load_any(parsed.checkpoint)
+    root = parsed.data_root or (os.environ.get("ATTNBENCH_DATA") if parsed.dataset != "context" else None)
+    dataset = build_dataset(parsed.dataset, split=parsed.split, root=root, image_size=parsed.image_size)
+    if saved.num_classes != len(dataset.classes):
+        raise UsageError(
+            f"checkpoint {str(parsed.checkpoint)!r}: expected the {len(dataset.classes)} classes of dataset "
+            f"{parsed.dataset!r}, got {saved.num_classes}"
+        )
+    trial = Trial(
+        task="accuracy",
+        operator=saved.operator,
+        implementation=saved.implementation,
+        device=device,
+        settings=saved.settings,
+        network=saved.network,
+        num_classes=saved.num_classes,
+        dataset=parsed.dataset,
+        image_size=parsed.image_size,
+        eval_split=parsed.split,
+        weights_hash=hashlib.sha256(parsed.checkpoint.read_bytes()).hexdigest()[:16],
+    )
+    console = Console()
+    environment = fingerprint(device)
+    key = environment_hash(environment)
+    with RecordWriter(parsed.output) as writer:
+        writer.write_environment(environment, key)
+        # A seed is what tells accuracy records of one recipe apart: a file has been trained once.
+        accuracy = _record(
+            dataclasses.replace(trial, seed=0), key, lambda: _score(saved, dataset, device, parsed.batch_size)
+        )
+        writer.write(accuracy)
+        cost = _record(
+            _cost_trial(trial, saved, dataset), key, lambda: _measure(saved, dataset, device, parsed.seconds)
+        )
+        writer.write(cost)
+    console.print(_table(accuracy, cost, str(parsed.checkpoint)))
+    console.print(f"records: {writer.path}", highlight=False)
+    return 0
+
+
+def _cost_trial(trial: Trial, saved: Saved, dataset: SegmentationDataset) -> Trial:
+    height, width = dataset[0][1].shape
+    stride = saved.network.output_stride
+    return dataclasses.replace(
+        trial,
+        task="cost",
+        level="network",
+        mode="forward",
+        channels=saved.network.slot_channels,
+        height=-(-height // stride),
+        width=-(-width // stride),
+        batch=1,
+        dtype="float32",
+    )
+
+
+def _record(trial: Trial, environment: str, measure: Callable[[], dict[str, Any]]) -> Record:
+    import operators
+    from attnbench.environment import commit
+
+    operator = operators.get(trial.operator)
+    source = operators.source_hash(operator)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    figures = measure()
+    return {
+        **trial.fields(),
+        "protocol": PROTOCOL,
+        "identity": identity(trial, environment, source),
+        "title": operator.spec.title,
+        "kind": operator.spec.kind,
+        "environment": environment,
+        "source": source,
+        "commit": commit(),
+        "status": "ok",
+        "started": started.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "wall_s": time.perf_counter() - clock,
+        **figures,
+    }
+
+
+def _score(saved: Saved, dataset: SegmentationDataset, device: str, batch_size: int) -> dict[str, Any]:
+    from attnbench.evaluation import evaluate
+    from attnbench.measuring.cost import count_params
+
+    clock = time.perf_counter()
+    scores = evaluate(saved.model, dataset, device=device, batch_size=batch_size)
+    return {
+        "params": count_params(saved.model),
+        "miou": scores.miou,
+        "macc": scores.macc,
+        "aacc": scores.aacc,
+        "iou": list(scores.iou),
+        "classes": list(dataset.classes),
+        "loss": [],
+        "train_s": 0.0,
+        "eval_s": time.perf_counter() - clock,
+        "eval_images": len(dataset),
+        "notes": ["scored as its checkpoint file has it, not trained here"],
+    }
+
+
+def _measure(saved: Saved, dataset: SegmentationDataset, device: str, seconds: float) -> dict[str, Any]:
+    import torch
+
+    from attnbench.data.transforms import collate, normalise
+    from attnbench.measuring.cost import count_macs, count_params
+    from attnbench.measuring.latency import round_robin
+    from attnbench.measuring.memory import peak_bytes
+    from attnbench.models.build import build_segmentor
+
+    clock = time.perf_counter()
+    images, _ = collate([dataset[0]])
+    inputs = normalise(images, dataset.mean, dataset.std).to(device)
+    model = saved.model.to(device).eval()
+    control = build_segmentor(_CONTROL, saved.network, saved.num_classes).to(device).eval()
+    steps = {"model": _step(model, inputs), _CONTROL: _step(control, inputs)}
+    counted = count_macs(model, (inputs,))
+    figures: dict[str, Any] = {
+        "params": count_params(model),
+        "macs": counted.macs,
+        "uncounted": list(counted.uncounted),
+        "lower_bound": counted.lower_bound,
+        "notes": [f"images of {inputs.shape[-2]}x{inputs.shape[-1]}, weights from a checkpoint file"],
+        "peak_bytes": peak_bytes(steps["model"], torch.device(device)),
+        "prepare_s": time.perf_counter() - clock,
+    }
+    taken = round_robin(steps, control=_CONTROL, device=torch.device(device), budget_s=seconds)["model"]
+    return {
+        **figures,
+        "samples_ms": list(taken.ms),
+        "control_samples_ms": list(taken.control_ms),
+        "calls_per_sample": taken.calls_per_sample,
+    }
+
+
+def _step(model: torch.nn.Module, inputs: torch.Tensor) -> Callable[[], object]:
+    import torch
+
+    def step() -> object:
+        with torch.no_grad():
+            return model(inputs)
+
+    return step
+
+
+def _table(accuracy: Record, cost: Record, checkpoint: str) -> Table:
+    latency = summarise(cost["samples_ms"])
+    bound = "≥ " if cost["lower_bound"] else ""
+    interval = "" if latency.low is None else f" [{latency.low:.1f}, {latency.high:.1f}]"
+    table = Table("figure", "value", title=f"{checkpoint}: {cost['title']}")
+    for name, value in {
+        "mIoU": f"{accuracy['miou']:.4f} on {accuracy['eval_images']} images",
+        "mAcc": f"{accuracy['macc']:.4f}",
+        "aAcc": f"{accuracy['aacc']:.4f}",
+        "params": f"{cost['params'] / 1e6:.2f} M",
+        "MACs": f"{bound}{cost['macs'] / 1e9:.2f} G",
+        "FLOPs": f"{bound}{2 * cost['macs'] / 1e9:.2f} G",
+        "peak memory": f"{cost['peak_bytes'] / 2**20:.1f} MiB",
+        "latency": f"{latency.median:.1f} ms{interval}",
+    }.items():
+        table.add_row(name, value)
+    return table

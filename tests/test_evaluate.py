@@ -1,0 +1,106 @@
+"""`evaluate.py` on a checkpoint of mmsegmentation's and on one of ours."""
+
+from __future__ import annotations
+
+import golden
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from attnbench.cli import evaluate
+from attnbench.config import Network
+from attnbench.errors import UsageError
+from attnbench.models.build import build_segmentor
+from attnbench.models.mmseg import segmentor
+from attnbench.models.saved import load_any, save_checkpoint
+from attnbench.records import load
+
+SIZE = (33, 41)
+
+
+@pytest.fixture
+def data(tmp_path):
+    root = tmp_path / "camvid"
+    generator = np.random.default_rng(0)
+    for folder in ("val", "valannot"):
+        (root / folder).mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(generator.integers(0, 255, (*SIZE, 3), dtype=np.uint8)).save(root / "val" / name)
+        Image.fromarray(generator.integers(0, 11, SIZE, dtype=np.uint8)).save(root / "valannot" / name)
+    return root
+
+
+def run(checkpoint, data, output):
+    arguments = ["--checkpoint", str(checkpoint), "--dataset", "camvid", "--data-root", str(data), "--device", "cpu"]
+    return evaluate.main([*arguments, "--seconds", "0.01", "--output", str(output)])
+
+
+def expect_records(output, operator, params):
+    found = load(output)
+    assert found.problems == []
+    records = {record["task"]: record for record in found.records}
+    assert records.keys() == {"accuracy", "cost"}
+    for record in records.values():
+        assert (record["status"], record["operator"], record["params"]) == ("ok", operator, params)
+        assert len(record["weights_hash"]) == 16
+    assert records["accuracy"]["eval_images"] == 2
+    assert (records["cost"]["height"], records["cost"]["width"]) == (5, 6)
+    assert records["cost"]["macs"] > 0 and records["cost"]["peak_bytes"] > 0 and records["cost"]["samples_ms"]
+
+
+def test_a_checkpoint_of_ours_is_scored_and_measured(tmp_path, data, capsys):
+    network = Network(slot_channels=16, head_channels=8)
+    model = build_segmentor("ema", network, 11, settings={"num_bases": 4}).eval()
+    path = tmp_path / "own.pth"
+    save_checkpoint(model, path, operator="ema", network=network, settings={"num_bases": 4})
+    images = torch.randn(1, 3, *SIZE)
+    with torch.no_grad():
+        assert torch.equal(load_any(path).model(images), model(images))
+    assert run(path, data, tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("mIoU", "MACs", "peak memory", "latency"))
+    expect_records(tmp_path / "out", "ema", sum(parameter.numel() for parameter in model.parameters()))
+
+
+def test_a_checkpoint_of_mmsegmentations_is_scored_and_measured(tmp_path, data):
+    found = golden.load("segmentors/ccnet_r50")
+    state = dict(found["state_dict"])
+    for name in ("decode_head.conv_seg", "auxiliary_head.conv_seg"):
+        state[f"{name}.weight"], state[f"{name}.bias"] = torch.randn(11, 16, 1, 1), torch.randn(11)
+    path = tmp_path / "theirs.pth"
+    torch.save({"state_dict": state, "meta": {}}, path)
+    assert run(path, data, tmp_path / "out") == 0
+    params = sum(parameter.numel() for parameter in segmentor(found["config"]).parameters()) + 2 * 6 * 17
+    expect_records(tmp_path / "out", "criss_cross", params)
+
+
+def test_errors_are_one_line(tmp_path, data):
+    network = Network(slot_channels=16, head_channels=8)
+    path = tmp_path / "own.pth"
+    save_checkpoint(build_segmentor("conv3x3", network, 5), path, operator="conv3x3", network=network)
+    with pytest.raises(UsageError, match="expected the 11 classes of dataset 'camvid', got 5"):
+        run(path, data, tmp_path)
+    with pytest.raises(UsageError, match="expected an existing file"):
+        run(tmp_path / "absent.pth", data, tmp_path)
+    with pytest.raises(UsageError, match="camvid"):
+        run(path, tmp_path / "absent", tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        evaluate.main(["--checkpoint", str(path)])
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        ({"operator": "ema"}, "expected operator, network and num_classes"),
+        ({"operator": "emma", "network": {}, "num_classes": 5}, "unknown operator 'emma'"),
+        ({"operator": "ema", "network": {"stemm": "7x7"}, "num_classes": 5}, "unknown key 'stemm'"),
+        ({"operator": "ema", "network": {}, "num_classes": 5}, "the weights of its own description"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_named(tmp_path, meta, message):
+    path = tmp_path / "own.pth"
+    torch.save({"meta": {"attnbench": meta}, "state_dict": {"a": torch.zeros(1)}}, path)
+    with pytest.raises(UsageError, match=message):
+        load_any(path)
