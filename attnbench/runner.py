@@ -175,8 +175,8 @@ def run(experiment: Experiment, trials: Sequence[Trial], folder: Path) -> Iterat
                 if event.kind != "finished":
                     yield event
                     continue
-                header = _header(event.trial, key, sources[event.trial.operator])
-                record = {**header, **event.data}
+                known = header(event.trial, key, sources[event.trial.operator])
+                record = {**known, **event.data}
                 writer.write(record)
                 yield Event("finished", event.trial, record)
 
@@ -202,7 +202,8 @@ def blocks(trials: Sequence[Trial]) -> list[list[Trial]]:
     return list(grouped.values())
 
 
-def _header(trial: Trial, environment: str, source: str) -> Record:
+def header(trial: Trial, environment: str, source: str) -> Record:
+    """What every record of `trial` says, whatever came of it."""
     spec = operators.get(trial.operator).spec
     return {
         **trial.fields(),

@@ -23,6 +23,10 @@ from attnbench.records import Status, Trial
 from attnbench.worker import Message, WorkerOptions, work
 
 
+_START = 120.0
+"""Seconds that a worker may take at least until its first message: a busy machine imports slowly."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """How a block runs.
@@ -109,10 +113,7 @@ class _Lane:
         self._process = _context().Process(target=work, args=target, daemon=True)
         self._process.start()
         theirs.close()
-        self._see_life()
-
-    def _see_life(self) -> None:
-        self.deadline = time.monotonic() + self._limits.timeout
+        self.deadline = time.monotonic() + max(self._limits.timeout, _START)
 
     def receive(self) -> Iterator[Event]:
         """Takes one message, or the end of the process."""
@@ -122,7 +123,7 @@ class _Lane:
             self._process.join()
             yield from self._lose("crashed", _describe_exit(self._process.exitcode))
             return
-        self._see_life()
+        self.deadline = time.monotonic() + self._limits.timeout
         trial = self._trials[message.trial]
         if message.kind == "usage":
             raise UsageError(message.data["reason"])

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from attnbench.cli.arguments import Parser, positive, size
 from attnbench.errors import UsageError
-from attnbench.records import PROTOCOL, Record, RecordWriter, Trial, identity
+from attnbench.records import Record, RecordWriter, Trial
 from attnbench.statistics import summarise
 
 if TYPE_CHECKING:
@@ -123,21 +123,13 @@ def _cost_trial(trial: Trial, saved: Saved, dataset: SegmentationDataset) -> Tri
 
 def _record(trial: Trial, environment: str, measure: Callable[[], dict[str, Any]]) -> Record:
     import operators
-    from attnbench.environment import commit
+    from attnbench.runner import header
 
-    operator = operators.get(trial.operator)
-    source = operators.source_hash(operator)
+    source = operators.source_hash(operators.get(trial.operator))
     started, clock = datetime.now(UTC), time.perf_counter()
     figures = measure()
     return {
-        **trial.fields(),
-        "protocol": PROTOCOL,
-        "identity": identity(trial, environment, source),
-        "title": operator.spec.title,
-        "kind": operator.spec.kind,
-        "environment": environment,
-        "source": source,
-        "commit": commit(),
+        **header(trial, environment, source),
         "status": "ok",
         "started": started.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "wall_s": time.perf_counter() - clock,

@@ -20,6 +20,7 @@ from attnbench.models.mmseg.checkpoint import Checkpoint, read_checkpoint
 from attnbench.models.mmseg.heads import DualHead
 from attnbench.models.mmseg.segmentor import MMSegSegmentor, from_checkpoint
 from attnbench.models.segmentor import Segmentor
+from attnbench.records import Implementation
 from operators.interface import AttentionOperator
 from operators.registry import names
 
@@ -43,7 +44,7 @@ class Saved:
     operator: str
     network: Network
     num_classes: int
-    implementation: str = "reference"
+    implementation: Implementation = "reference"
     settings: str = "{}"
 
 
@@ -53,7 +54,7 @@ def save_checkpoint(
     *,
     operator: str,
     network: Network,
-    implementation: str = "reference",
+    implementation: Implementation = "reference",
     settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes weights of `model` and what builds it again: tensors and plain data alone.
