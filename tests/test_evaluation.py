@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attnbench.config import Network
+from attnbench.data.transforms import normalise
+from attnbench.errors import UsageError
+from attnbench.evaluation import evaluate
+from attnbench.metrics import ConfusionMatrix
+from attnbench.models.build import build_segmentor
+
+SIZES = ((7, 5), (7, 5), (9, 11), (9, 11), (9, 11), (1, 3), (7, 5))
+
+
+@dataclass
+class Colours:
+    """Noise, labelled by the strongest channel; `wrong` of the labels are drawn and `ignored` are 255."""
+
+    sizes: tuple[tuple[int, int], ...] = SIZES
+    wrong: float = 0.0
+    ignored: float = 0.0
+    name: str = "colours"
+    classes: tuple[str, ...] = ("red", "green", "blue")
+    palette: tuple[tuple[int, int, int], ...] = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(index)
+        size = self.sizes[index]
+        image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
+        target = image.argmax(0)
+        drawn = torch.randint(0, 3, size, generator=generator)
+        target = torch.where(torch.rand(size, generator=generator) < self.wrong, drawn, target)
+        return image, torch.where(torch.rand(size, generator=generator) < self.ignored, 255, target).to(torch.uint8)
+
+
+class Recorder(nn.Module):
+    """Logits are the image; keeps what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+        self.flags: list[tuple[bool, bool]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images)
+        self.flags.append((self.training, torch.is_grad_enabled()))
+        return images
+
+
+class Normed(nn.Module):
+    """Batch norm with statistics of its own, and dropout: another result wherever one of them trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.norm.running_mean.copy_(torch.tensor([0.3, -0.4, 0.1]))
+        self.norm.running_var.copy_(torch.tensor([0.5, 2.0, 1.0]))
+        self.dropout = nn.Dropout2d(0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.dropout(self.norm(images))
+
+
+def test_what_is_right_everywhere_scores_one():
+    scores = evaluate(Recorder(), Colours(ignored=0.3), device="cpu")
+    assert (scores.miou, scores.macc, scores.aacc, scores.iou) == (1.0, 1.0, 1.0, (1.0, 1.0, 1.0))
+
+
+def test_scores_are_those_of_one_matrix_over_all_pixels():
+    dataset = Colours(wrong=0.6, ignored=0.3)
+    matrix = ConfusionMatrix(3)
+    for index in range(len(dataset)):
+        image, target = dataset[index]
+        matrix.update(image.argmax(0)[None], target[None])
+    scores = evaluate(Recorder(), dataset, device=torch.device("cpu"))
+    assert scores == matrix.scores()
+    assert 0.3 < scores.miou < 0.8
+
+
+def test_images_arrive_normalised_at_their_own_size():
+    model, dataset = Recorder(), Colours()
+    evaluate(model, dataset, device="cpu", batch_size=1)
+    for index, images in enumerate(model.seen):
+        assert torch.equal(images, normalise(dataset[index][0], dataset.mean, dataset.std)[None])
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "expected"),
+    [
+        (2, [(2, 7, 5), (2, 9, 11), (1, 9, 11), (1, 1, 3), (1, 7, 5)]),
+        (8, [(2, 7, 5), (3, 9, 11), (1, 1, 3), (1, 7, 5)]),
+    ],
+)
+def test_neighbours_of_equal_size_share_a_batch(batch_size, expected):
+    model = Recorder()
+    evaluate(model, Colours(), device="cpu", batch_size=batch_size)
+    assert [(len(images), *images.shape[-2:]) for images in model.seen] == expected
+
+
+@pytest.mark.parametrize("sizes", [SIZES, ((6, 4),) * 17])
+def test_scores_do_not_depend_on_the_batch_size(sizes):
+    dataset, model = Colours(sizes, wrong=0.3, ignored=0.1), Normed()
+    one, eight = (evaluate(model, dataset, device="cpu", batch_size=size) for size in (1, 8))
+    assert one == eight
+    assert 0 < one.miou < 1
+
+
+def test_a_segmentor_is_scored_at_odd_sizes():
+    torch.manual_seed(0)
+    model = build_segmentor("identity", Network(slot_channels=8, head_channels=8), 3)
+    dataset = Colours(((33, 47), (33, 47), (17, 5), (64, 64)))
+    model.eval()
+    matrix = ConfusionMatrix(3)
+    with torch.no_grad():
+        for image, target in (dataset[index] for index in range(4)):
+            matrix.update(model(normalise(image, dataset.mean, dataset.std)[None]), target[None])
+    assert int(matrix.counts.sum()) == 2 * 33 * 47 + 17 * 5 + 64 * 64
+    model.train()
+    assert evaluate(model, dataset, device="cpu", batch_size=1) == matrix.scores()
+
+
+def test_the_model_is_left_as_it_was():
+    model = nn.Sequential(Normed(), Recorder(), Normed()).train()
+    model[2].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    flags = [module.training for module in model.modules()]
+    evaluate(model, Colours(), device="cpu")
+    assert [module.training for module in model.modules()] == flags
+    assert True in flags and False in flags
+    assert model[1].flags == [(False, False)] * 4
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_flags_are_restored_after_an_error():
+    class Failing(Recorder):
+        def forward(self, images: Tensor) -> Tensor:
+            raise RuntimeError("no logits today")
+
+    model = Failing().train()
+    with pytest.raises(RuntimeError, match="no logits today"):
+        evaluate(model, Colours(), device="cpu")
+    assert model.training
+
+
+def test_progress_counts_images():
+    seen = []
+    evaluate(Recorder(), Colours(), device="cpu", progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(2, 7), (5, 7), (6, 7), (7, 7)]
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("off", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_amp_is_the_precision_of_the_forward_pass(amp, dtype):
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), Recorder())
+    evaluate(model, Colours(), device="cpu", amp=amp)
+    assert {images.dtype for images in model[1].seen} == {dtype}
+
+
+def test_an_empty_dataset_is_an_error():
+    with pytest.raises(UsageError, match="dataset 'colours': expected at least one image to score, got none"):
+        evaluate(Recorder(), Colours(()), device="cpu")
+
+
+def test_a_precision_that_the_device_lacks_is_an_error():
+    model = Recorder().train()
+    with pytest.raises(UsageError, match="amp: expected 'off' or 'bfloat16' on device 'cpu', got 'float16'"):
+        evaluate(model, Colours(), device="cpu", amp="float16")
+    assert model.training
+
+
+def test_logits_of_other_classes_are_an_error():
+    with pytest.raises(ValueError, match=r"expected logits \(B, 3, H, W\).*got \(2, 5, 7, 5\)"):
+        evaluate(nn.Conv2d(3, 5, 1), Colours(), device="cpu")
+
+
+def test_a_dataset_without_labelled_pixels_is_an_error():
+    with pytest.raises(ValueError, match="expected at least one labelled pixel, got none"):
+        evaluate(Recorder(), Colours(ignored=1.1), device="cpu")
