@@ -2,8 +2,8 @@
 
 Every writing process appends to a file of its own under `records/`, so that folders merge by copying and no two writers
 meet. A line torn by a crash is set aside and reported; its trial is measured again. Where two writers recorded one
-trial,
-the earliest complete record counts. The environments that records refer to by hash lie beside them, one file each.
+trial, the earliest complete record counts. The environments that records refer to by hash lie beside them, one file
+each.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The way of the data: `plan(experiment) -> trials`, and `run(trials) -> events` with one record for each trial.
 
 `plan` is pure. `run` takes blocks of trials to worker processes and writes what comes back; a trial whose record is
-there is
-not run again, and a worker that dies, hangs or runs out of memory costs the row of the trial that was in flight.
+there is not run again, and a worker that dies, hangs or runs out of memory costs the row of the trial that was in
+flight.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from attnbench.errors import UsageError
 from attnbench.records import Status, Trial
 from attnbench.worker import Message, WorkerOptions, work
 
-
 _START = 120.0
 """Seconds that a worker may take at least until its first message: a busy machine imports slowly."""
 

@@ -138,11 +138,11 @@ def _training(model: nn.Module, *, freeze_backbone: bool) -> Iterator[None]:
     """Context in which `model` trains; a frozen backbone stays in evaluation, so that its statistics stay, too."""
     flags = [(module, module.training) for module in model.modules()]
     frozen: list[nn.Parameter] = []
+    backbone = getattr(model, "backbone", None)
+    if freeze_backbone and not isinstance(backbone, nn.Module):
+        raise UsageError(f"freeze_backbone: expected a model with a backbone, got {type(model).__name__}")
     model.train()
-    if freeze_backbone:
-        backbone = getattr(model, "backbone", None)
-        if not isinstance(backbone, nn.Module):
-            raise UsageError(f"freeze_backbone: expected a model with a backbone, got {type(model).__name__}")
+    if freeze_backbone and isinstance(backbone, nn.Module):
         backbone.eval()
         frozen = [p for p in backbone.parameters() if p.requires_grad]
         for parameter in frozen:

@@ -1,9 +1,8 @@
 """What runs inside a worker process: one block of trials, told to the parent message by message.
 
 A block of cost trials is prepared trial by trial (build, check, count, peak memory) and then sampled round robin; a
-block of
-accuracy trials runs one after the other. Before each step the worker says which trial is in flight, so that the parent
-knows whose row it is if the process dies.
+block of accuracy trials runs one after the other. Before each step the worker says which trial is in flight, so that
+the parent knows whose row it is if the process dies.
 """
 
 from __future__ import annotations

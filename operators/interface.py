@@ -1,8 +1,8 @@
 """The contract: what an attention operator is, and what it declares about itself.
 
 An operator is a plain `nn.Module` from `(B, C, H, W)` to `(B, C, H, W)` for any `H` and `W`. It owns everything that
-its
-paper draws inside the block (projections, normalisation, padding, residual); the slot that it sits in adds nothing.
+its paper draws inside the block (projections, normalisation, padding, residual); the slot that it sits in adds
+nothing.
 """
 
 from __future__ import annotations

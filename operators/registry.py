@@ -1,9 +1,8 @@
 """Names of operators: registering, finding, and plugins of third parties.
 
 Built-ins and plugins stand in one table. A plugin is an entry point of the group `attnbench.operators` whose object
-is an
-`AttentionOperator` class and whose entry-point name is `spec.name`; it is listed without being imported, and one that
-cannot be imported is listed as broken with its error.
+is an `AttentionOperator` class and whose entry-point name is `spec.name`; it is listed without being imported, and one
+that cannot be imported is listed as broken with its error.
 """
 
 from __future__ import annotations

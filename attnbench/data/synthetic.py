@@ -3,8 +3,7 @@
 Each image of 96x96 pixels is a grid of 4x4 cells with shapes in some of them:
 
 - *discs*, grey and all alike, whose class is set by one small black or white square (the key) anywhere in the image.
-One
-  vector for the whole image answers that, so global pooling can read it;
+  One vector for the whole image answers that, so global pooling can read it;
 - *octagons* in two random hues, whose class is set by the small frame of the same hue: its centre is dark or light. Two
   frames are in the image, so that the answer is found by matching, pixel against pixel.
 
@@ -167,9 +166,9 @@ class ContextDataset:
         """Expected mIoU of the best model whose output sees `radius` pixels to every side, on this split.
 
         Pixels that see their cue count right. The others look like one of two classes, equally often either; guessing
-        evenly is
-        best, since the mean IoU is concave in the shares of the guess. With `d` pixels decided and `u` undecided in
-        class `a`, whose double is `b`: `IoU_a = (d_a + u_a/2) / (d_a + u_a + u_b/2)`; 1/3 where nothing is decided.
+        evenly is best, since the mean IoU is concave in the shares of the guess. With `d` pixels decided and `u`
+        undecided in class `a`, whose double is `b`: `IoU_a = (d_a + u_a/2) / (d_a + u_a + u_b/2)`; 1/3 where nothing
+        is decided.
 
         Args:
             radius: half of the receptive field, in pixels.

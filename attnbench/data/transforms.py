@@ -34,8 +34,8 @@ class Augmentation:
     """Random resize, random crop with padding, random mirror, normalisation.
 
     What is drawn depends on `(seed, iteration, slot)` alone, so that neither the number of workers nor their order
-    matters.
-    Where the resized image is smaller than the crop, the image is padded with the mean colour and the target with 255.
+    matters. Where the resized image is smaller than the crop, the image is padded with the mean colour and the target
+    with 255.
 
     Args:
         mean: mean of each colour channel, as a fraction of 255.

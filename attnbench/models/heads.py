@@ -64,7 +64,7 @@ class DecodeHead(nn.Module):
         self.num_classes = num_classes
         self.reduction = ConvNormReLU(in_channels, operator.channels)
         self.operator = operator
-        self.auxiliary: Mapping[str, Auxiliary] = operator.spec.auxiliary
+        self.auxiliary: Mapping[str, Auxiliary] = dict(operator.spec.auxiliary)
         self.bottleneck = ConvNormReLU(operator.channels, channels)
         self.fusion = ConvNormReLU(in_channels + channels, channels) if concat_input else None
         self.dropout = nn.Dropout2d(dropout)
