@@ -108,7 +108,7 @@ def test_failures_are_rows_and_never_the_end(tmp_path):
         "crashing": "crashed",
         "killed": "crashed",
         "greedy": "out_of_memory",
-        "raising": "error",
+        "raising": "nonconforming",
         "late_raising": "error",
         "wrong_macs": "nonconforming",
     }
