@@ -93,8 +93,14 @@ class Trial:
     weights_hash: str | None = None
 
     def fields(self) -> Record:
-        """The trial as flat plain data; keys of nested parts are dotted, and what does not apply is left out."""
-        return dict(_flatten("", dataclasses.asdict(self)))
+        """The trial as flat plain data; keys of nested parts are dotted, and what does not apply is left out.
+
+        Of a file of weights the name stays and the folder goes: records travel, and folders do not.
+        """
+        fields = dict(_flatten("", dataclasses.asdict(self)))
+        if "network.backbone_weights" in fields:
+            fields["network.backbone_weights"] = Path(fields["network.backbone_weights"]).name
+        return fields
 
     @property
     def label(self) -> str:

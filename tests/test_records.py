@@ -46,6 +46,7 @@ def test_environment_and_source_are_part_of_the_identity_and_the_place_of_weight
     assert len({identity(TRIAL, "e", "s"), identity(TRIAL, "f", "s"), identity(TRIAL, "e", "t")}) == 3
     here, there = (dataclasses.replace(TRIAL, network=Network(backbone_weights=path)) for path in ("a.pth", "b/a.pth"))
     assert identity(here, "e", "s") == identity(there, "e", "s")
+    assert there.fields()["network.backbone_weights"] == "a.pth"
 
 
 def test_written_records_come_back(tmp_path):
