@@ -76,7 +76,8 @@ def render_terminal(frame: Frame) -> rich.table.Table:
         "‡": "accuracy of the reference implementation",
     }
     caption += [f"{sign}: {meaning}" for sign, meaning in signs.items() if sign in shown_text]
-    caption += table.notes
+    # the whole setting takes a screen: it stands in the files
+    caption += [note for note in table.notes if not note.startswith("Setting: ")]
     shown = rich.table.Table(
         box=rich.box.SIMPLE_HEAD,
         caption=Text("\n".join(filter(None, caption))),
@@ -84,6 +85,7 @@ def render_terminal(frame: Frame) -> rich.table.Table:
         caption_style="dim",
         pad_edge=False,
         padding=(0, 0, 0, 1),
+        min_width=80,
     )
     for index in kept:
         heading = table.columns[index].short.replace(" (", "\n(").replace(" ratio", "\nratio")
