@@ -59,9 +59,9 @@ class NonLocalAggregation(nn.Module):
         if self.pairwise == "dot_product":
             return torch.bmm(queries, torch.bmm(phi / phi.shape[2], values)).transpose(1, 2)
         keys = phi.transpose(1, 2)  # (B, M, d)
-        out = F.scaled_dot_product_attention(
-            queries.unsqueeze(1), keys.unsqueeze(1), values.unsqueeze(1), scale=self.factor
-        )
+        # On CPU the kernel that never builds the map asks for rows that lie together.
+        query, key, value = (part.unsqueeze(1).contiguous() for part in (queries, keys, values))  # (B, 1, N, d)
+        out = F.scaled_dot_product_attention(query, key, value, scale=self.factor)
         return out.squeeze(1).transpose(1, 2)
 
     def weights(self, theta: Tensor, phi: Tensor) -> Tensor:
