@@ -83,6 +83,26 @@ def test_run_measures_records_and_resumes(tmp_path):
     }
 
 
+def test_every_level_is_measured_apart(tmp_path):
+    """The core of EMA is its iterations; the levels around it only add; identity has no core to show."""
+    network = Network(backbone="small", slot_channels=8, head_channels=8)
+    levels = ("core", "operator", "head", "network")
+    cost = dataclasses.replace(COST, levels=levels, in_channels=16, num_classes=3, network=network)
+    experiment = dataclasses.replace(TINY, operators=("ema", "identity"), cost=cost)
+    rows = {}
+    for event in runner.run(experiment, runner.plan(experiment), tmp_path):
+        if event.kind == "finished":
+            rows[event.trial.operator, event.trial.level] = event.data
+    assert rows["identity", "core"]["status"] == "unsupported"
+    assert rows["identity", "core"]["reason"] == "the operator names no core"
+    macs = [rows["ema", level]["macs"] for level in levels]
+    assert macs[0] == 7 * 30 * 8 * 64
+    assert macs[1] == macs[0] + 30 * 2 * 8 * 8
+    assert macs[2] == macs[1] + 30 * (9 * 16 * 8 + 9 * 8 * 8 + 8 * 3)
+    assert macs[3] > macs[2]
+    assert "macs_closed_form" not in rows["ema", "head"]
+
+
 def test_torn_record_is_measured_again(tmp_path):
     finished(TINY, tmp_path)
     (file,) = (tmp_path / "records").iterdir()
