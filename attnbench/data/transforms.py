@@ -103,7 +103,9 @@ def _resize(image: Tensor, target: Tensor, scale: float) -> tuple[Tensor, Tensor
     size = tuple(max(1, round(scale * side)) for side in target.shape)
     if size == tuple(target.shape):
         return image, target
-    resized = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False, antialias=scale < 1)[0]
+    # the last bits depend on the number of threads, which loading processes have fewer of: in double they are cut off
+    precise = F.interpolate(image[None].double(), size, mode="bilinear", align_corners=False, antialias=scale < 1)[0]
+    resized = precise.float()
     # `nearest` takes the upper left corner of the source pixel and would shift the labels by half a pixel
     labels = F.interpolate(target[None, None].float(), size, mode="nearest-exact")[0, 0]
     return resized, labels.to(target.dtype)
