@@ -47,6 +47,34 @@ def separable_conv_norm_relu(
     return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=conv_norm_relu(in_channels, out_channels)))
 
 
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each position, on maps `(B, C, H, W)`, as transformers have it.
+
+    Example:
+        >>> ChannelNorm(8)(torch.randn(2, 8, 5, 7)).shape
+        torch.Size([2, 8, 5, 7])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised map."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def head_width(owner: str, channels: int, num_heads: int) -> int:
+    """`channels / num_heads`, the width of one head.
+
+    Raises:
+        ValueError: if `num_heads` is below 1 or does not divide `channels`.
+
+    Example:
+        >>> head_width("MultiHeadAttention", 512, 8)
+        64
+    """
+    if num_heads < 1 or channels % num_heads:
+        raise ValueError(f"{owner}: expected num_heads >= 1 that divides {channels} channels, got {num_heads!r}")
+    return channels // num_heads
+
+
 def conv_macs(module: nn.Module, positions: int) -> int:
     """Multiply-accumulates of all convolutions in `module` at `positions` positions of their outputs.
 

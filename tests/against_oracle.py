@@ -7,34 +7,44 @@ from typing import Any
 
 import torch
 from oracle_layers import Map, Parameters, to_image, to_map
-from torch import Tensor
+from torch import Tensor, nn
 
-from operators import checks
 from operators.interface import AttentionOperator
 
 Oracle = Callable[[Map, Parameters], Map]
 
 
+def assert_oracle(operator: nn.Module, oracle: Callable[..., Tensor], *inputs: Tensor, tolerance: float = 1e-9) -> None:
+    """Holds `operator(*inputs)` against `oracle(*inputs, parameters)`, derivatives of a fixed sum included.
+
+    `parameters` are clones of the operator's state dict, by name; a frozen parameter has no derivative to compare.
+    """
+    parameters = {name: value for name, value in operator.named_parameters() if value.requires_grad}
+    own = [x.detach().clone().requires_grad_() for x in inputs]
+    theirs = [x.detach().clone().requires_grad_() for x in inputs]
+    tensors = {name: value.detach().clone() for name, value in operator.state_dict().items()}
+    leaves = [tensors[name].requires_grad_() for name in parameters]
+    got, expected = operator(*own), oracle(*theirs, tensors)
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+    probe = torch.linspace(-1, 1, got.numel(), dtype=got.dtype).reshape(got.shape)
+    actual = torch.autograd.grad((got * probe).sum(), [*own, *parameters.values()])
+    wanted = torch.autograd.grad((expected * probe).sum(), [*theirs, *leaves])
+    labels = [*(f"input {index}" for index in range(len(inputs))), *parameters]
+    for label, a, b in zip(labels, actual, wanted, strict=True):
+        # Gradients that vanish in exact arithmetic, such as a key bias under softmax, are rounding.
+        scale = max(float(b.abs().amax()), 1e-3)
+        torch.testing.assert_close(
+            a, b, rtol=tolerance, atol=tolerance * scale, msg=lambda text, label=label: f"gradient of {label}: {text}"
+        )
+
+
 def assert_same(operator: AttentionOperator, oracle: Oracle, x: Tensor) -> None:
     """Output and gradients of `operator` on `(B, C, H, W)` are those of `oracle` on each image."""
-    operator = operator.double().eval()
-    parameters = {name: value for name, value in operator.named_parameters() if value.requires_grad}
-    x = x.clone().requires_grad_()
-    y = operator(x)
-    probe = checks.sample(*y.shape, seed=2)
-    gradients = torch.autograd.grad((y * probe).sum(), [x, *parameters.values()])
 
-    tensors = {name: value.detach().clone() for name, value in operator.state_dict().items()}
-    leaves = [x.detach().clone().requires_grad_(), *(tensors[name].requires_grad_() for name in parameters)]
-    expected = torch.stack([to_image(oracle(to_map(image), tensors)) for image in leaves[0]])
-    torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
-    expected_gradients = torch.autograd.grad((expected * probe).sum(), leaves)
-    for name, got, wanted in zip(("the input", *parameters), gradients, expected_gradients, strict=True):
-        # Gradients that vanish in exact arithmetic, such as a key bias under softmax, are rounding.
-        scale = max(float(wanted.abs().amax()), 1e-3)
-        torch.testing.assert_close(
-            got, wanted, rtol=1e-9, atol=1e-9 * scale, msg=lambda text, name=name: f"gradient of {name}: {text}"
-        )
+    def on_batch(images: Tensor, tensors: Parameters) -> Tensor:
+        return torch.stack([to_image(oracle(to_map(image), tensors)) for image in images])
+
+    assert_oracle(operator.double().eval(), on_batch, x)
 
 
 def rename(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ import pickle
 from functools import partial
 from typing import Any
 
-import against
 import against_oracle
 import golden
 import oracle_asymmetric as oracle
@@ -39,7 +38,7 @@ def test_pyramid_is_the_equation(settings: dict[str, bool], implementation: str)
     bins = (1, 2, 4)
     expected = partial(oracle.pyramid, bins=bins, scale=settings.get("scale", True))
     operator = pyramid(4, bins=bins, implementation=implementation, **settings)
-    against.assert_oracle(operator, expected, checks.sample(2, 4, 3, 5))
+    against_oracle.assert_oracle(operator, expected, checks.sample(2, 4, 3, 5))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -48,7 +47,7 @@ def test_fusion_is_the_equation(scale: bool, implementation: str) -> None:
     bins = (1, 2, 4)
     operator = fusion(4, 6, bins=bins, scale=scale, implementation=implementation)
     high, low = checks.sample(2, 4, 3, 5), checks.sample(2, 6, 5, 6, seed=2)
-    against.assert_oracle(operator, partial(oracle.fusion, bins=bins, scale=scale), high, low)
+    against_oracle.assert_oracle(operator, partial(oracle.fusion, bins=bins, scale=scale), high, low)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

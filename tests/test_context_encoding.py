@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import against
 import against_oracle
 import golden
 import oracle_context_encoding as oracle
@@ -25,7 +24,7 @@ def block(channels: int = 8, **settings: Any) -> ContextEncoding:
 
 @pytest.mark.parametrize("settings", [{}, {"aggregation": "sum"}, {"residual": False}])
 def test_block_is_the_equation(settings: dict[str, Any]) -> None:
-    against.assert_oracle(block(4, **settings), partial(oracle.block, **settings), checks.sample(2, 4, 3, 5))
+    against_oracle.assert_oracle(block(4, **settings), partial(oracle.block, **settings), checks.sample(2, 4, 3, 5))
 
 
 def test_encoding_is_the_sum_of_residuals_without_building_them() -> None:

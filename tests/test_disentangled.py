@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import against
 import against_oracle
 import golden
 import oracle_disentangled
@@ -33,7 +32,7 @@ def block(channels: int = 8, **settings: Any) -> DisentangledNonLocal:
 @pytest.mark.parametrize("implementation", ["reference", "fused"])
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_block_is_the_equation(settings: dict[str, Any], implementation: str) -> None:
-    against.assert_oracle(
+    against_oracle.assert_oracle(
         block(4, implementation=implementation, **settings),
         partial(oracle_disentangled.block, **settings),
         checks.sample(2, 4, 3, 5),

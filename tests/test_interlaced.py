@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import against
 import against_oracle
 import golden
 import oracle_interlaced
@@ -30,7 +29,7 @@ def block(channels: int = 8, **settings: Any) -> InterlacedSparse:
     "settings", [{"window_size": (2, 3)}, {"window_size": (4, 2), "value_bias": False}, {"window_size": (1, 7)}]
 )
 def test_block_is_the_equation(settings: dict[str, Any], implementation: str) -> None:
-    against.assert_oracle(
+    against_oracle.assert_oracle(
         block(4, implementation=implementation, **settings),
         partial(oracle_interlaced.block, window=settings["window_size"]),
         checks.sample(2, 4, 3, 7),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import against
 import against_oracle
 import golden
 import oracle_object_context as oracle
@@ -27,14 +26,16 @@ def block(channels: int = 8, **settings: Any) -> ObjectContextual:
 @pytest.mark.parametrize("scale", [True, False])
 def test_block_is_the_equation(scale: bool, implementation: str) -> None:
     operator = block(4, num_classes=3, scale=scale, implementation=implementation)
-    against.assert_oracle(operator, partial(oracle.block, scale=scale), checks.sample(2, 4, 3, 5))
+    against_oracle.assert_oracle(operator, partial(oracle.block, scale=scale), checks.sample(2, 4, 3, 5))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_block_on_prior_logits_is_the_equation(implementation: str) -> None:
     operator = block(4, num_classes=None, implementation=implementation)
     assert operator.regions is None
-    against.assert_oracle(operator, oracle.with_prior, checks.sample(2, 4, 3, 5), checks.sample(2, 6, 3, 5, seed=2))
+    against_oracle.assert_oracle(
+        operator, oracle.with_prior, checks.sample(2, 4, 3, 5), checks.sample(2, 6, 3, 5, seed=2)
+    )
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
