@@ -16,6 +16,7 @@ from attnbench.data.loading import training_batches
 from attnbench.errors import UsageError
 from attnbench.metrics import IGNORE_INDEX
 from operators.interface import Auxiliary
+from operators.layers import interpolation_matrix
 
 Progress = Callable[[int, int, float], None]
 """Called after each iteration with the iterations done, their total, and the loss."""
@@ -35,15 +36,19 @@ def pixel_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy as the mean over all labelled pixels of the batch, 0 where there is none.
 
     Args:
-        logits: `(B, classes, h, w)`, resized to the target where their size differs.
+        logits: `(B, classes, h, w)`, resized bilinearly to the target where their size differs.
         target: labels `(B, H, W)`, 255 where a pixel does not count.
     """
+    logits = logits.float()
     if logits.shape[-2:] != target.shape[-2:]:
-        logits = F.interpolate(
-            logits, size=target.shape[-2:], mode="bilinear", align_corners=False
-        )  # (B, classes, H, W)
+        # matrix products instead of F.interpolate: its backward pass is slow on CPU, and on CUDA adds with atomics
+        rows, columns = (
+            interpolation_matrix(source, size, logits)
+            for source, size in zip(logits.shape[-2:], target.shape[-2:], strict=True)
+        )
+        logits = rows @ logits @ columns.t()  # (B, classes, H, W)
     # summed outside: the sum inside adds with atomics on CUDA, in no fixed order
-    losses = F.cross_entropy(logits.float(), target, ignore_index=IGNORE_INDEX, reduction="none")  # (B, H, W)
+    losses = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="none")  # (B, H, W)
     return losses.sum() / (target != IGNORE_INDEX).sum().clamp(min=1)
 
 

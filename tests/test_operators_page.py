@@ -5,6 +5,8 @@ from operators import get, names
 def test_the_committed_page_is_current():
     committed = operators_page.DEFAULT_PAGE.read_text(encoding="utf-8")
     assert committed == operators_page.page(), "run python scripts/operators_page.py"
+    figures = operators_page.DEFAULT_PAGE.with_name("field-map.csv").read_text(encoding="utf-8")
+    assert figures == operators_page.figures(), "run python scripts/operators_page.py"
 
 
 def test_every_operator_has_one_line_with_a_cost(tmp_path):

@@ -210,10 +210,12 @@ def test_pixel_loss_is_its_formula():
 
 
 def test_pixel_loss_resizes_logits_to_the_target():
-    logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    target = torch.randint(0, 3, (2, 16, 20), generator=torch.Generator().manual_seed(1))
-    resized = nn.functional.interpolate(logits, size=(16, 20), mode="bilinear", align_corners=False)
-    assert torch.equal(pixel_loss(logits, target), pixel_loss(resized, target))
+    logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    target = torch.randint(0, 3, (2, 17, 20), generator=torch.Generator().manual_seed(1))
+    resized = nn.functional.interpolate(logits, size=(17, 20), mode="bilinear", align_corners=False)
+    losses = [pixel_loss(logits, target), pixel_loss(resized, target)]
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in losses), rtol=1e-5, atol=1e-6)
 
 
 def test_pixel_loss_without_labels_is_zero_and_pulls_nowhere():
