@@ -172,6 +172,7 @@ class Experiment:
     """Everything that one run of `compare.py` does.
 
     Args:
+        about: what a preset is for, and how long it takes.
         operators: names in the registry; `("all",)` for every one.
         operator_files: `path/to/file.py:Class` of further operators, compared beside the others.
         device: `"auto"`, `"cpu"` or `"cuda"`.
@@ -179,6 +180,7 @@ class Experiment:
         accuracy: what to train; none trains nothing.
     """
 
+    about: str = ""
     operators: tuple[str, ...] = ("all",)
     operator_files: tuple[str, ...] = ()
     device: str = "auto"

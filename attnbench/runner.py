@@ -167,10 +167,11 @@ def run(experiment: Experiment, trials: Sequence[Trial], folder: Path) -> Iterat
     if not missing:
         return
     data_root = _check_data(experiment.accuracy)
+    conforming: set[str] = set()
     with RecordWriter(folder) as writer:
         writer.write_environment(environment, key)
         for block in blocks(missing):
-            options = WorkerOptions(experiment.operator_files, data_root, block[0].threads)
+            options = WorkerOptions(experiment.operator_files, frozenset(conforming), data_root, block[0].threads)
             for event in run_lanes(block, _limits(block[0], experiment), options):
                 if event.kind != "finished":
                     yield event
@@ -178,6 +179,8 @@ def run(experiment: Experiment, trials: Sequence[Trial], folder: Path) -> Iterat
                 known = header(event.trial, key, sources[event.trial.operator])
                 record = {**known, **event.data}
                 writer.write(record)
+                if event.trial.task == "cost" and record["status"] == "ok":
+                    conforming.add(event.trial.operator)
                 yield Event("finished", event.trial, record)
 
 

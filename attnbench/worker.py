@@ -60,11 +60,13 @@ class WorkerOptions:
 
     Args:
         operator_files: files of third parties to register.
+        conforming: operators that passed the checks earlier in this run.
         data_root: folder of the dataset.
         threads: threads of torch; none for torch's default.
     """
 
     operator_files: tuple[str, ...] = ()
+    conforming: frozenset[str] = frozenset()
     data_root: str | None = None
     threads: int | None = None
 
@@ -78,7 +80,7 @@ def work(connection: Connection, trials: Sequence[Trial], cost: Cost | None, opt
     send: Send = connection.send
     if trials[0].task == "cost":
         assert cost is not None
-        _run_cost(trials, cost, send)
+        _run_cost(trials, cost, options, send)
     else:
         _run_accuracy(trials, options, send)
     connection.close()
@@ -99,12 +101,14 @@ def failure(error: BaseException) -> tuple[Status, str]:
     return "error", f"{type(error).__name__}: {reason}"
 
 
-def _run_cost(trials: Sequence[Trial], cost: Cost, send: Send) -> None:
+def _run_cost(trials: Sequence[Trial], cost: Cost, options: WorkerOptions, send: Send) -> None:
     workloads: dict[int, Workload] = {}
     figures: dict[int, dict[str, Any]] = {}
     for index, trial in enumerate(trials):
         send(Message("begin", index, {}))
         try:
+            if trial.operator not in options.conforming:
+                _check(trial.operator)
             workloads[index], figures[index] = _prepare(trial)
         except Exception as error:  # noqa: BLE001 - whatever an operator raises becomes its row
             _release(trial)
@@ -153,13 +157,16 @@ def _run_cost(trials: Sequence[Trial], cost: Cost, send: Send) -> None:
         return
 
 
+@functools.cache
+def _check(operator: str) -> None:
+    """Raises a `ConformanceError` if the operator fails a check; what has passed is not checked again."""
+    for name, why in checks.run_checks(operators.get(operator), only=checks.QUICK).items():
+        if why is not None:
+            raise checks.ConformanceError(f"{name}: {why}")
+
+
 def _prepare(trial: Trial) -> tuple[Workload, dict[str, Any]]:
     started = time.perf_counter()
-    operator = operators.get(trial.operator)
-    failed = {name: why for name, why in checks.run_checks(operator, only=checks.QUICK).items() if why is not None}
-    if failed:
-        name, why = next(iter(failed.items()))
-        raise checks.ConformanceError(f"{name}: {why}")
     workload = build_workload(trial)
     counted = count_macs(workload.module, workload.inputs)
     if workload.macs_closed_form is not None and counted.macs != workload.macs_closed_form:

@@ -14,6 +14,7 @@ from PIL import Image
 from attnbench import records
 from attnbench.cli import compare, report
 from attnbench.cli.arguments import run_command
+from attnbench.config import load_preset, preset_names
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 FAST = ["--sizes", "6x5", "--channels", "8", "--seconds", "0.02", "--modes", "forward", "--only", "cost"]
@@ -68,10 +69,21 @@ def test_end_to_end(tmp_path):
 def test_dry_run_measures_nothing(tmp_path, capsys):
     assert compare.main(["--operators", "ema", "--dry-run", "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "ema, operator forward 1x512x65x65 float32" in said
+    assert "ema, operator forward 1x256x65x65 float32" in said
     assert "ema, context, seed 0" in said
     assert "nothing was run" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_help_and_the_default_run_name_the_other_presets(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        compare.main(["--help"])
+    assert f"accuracy     {load_preset('accuracy').about}" in capsys.readouterr().out
+    arguments = ["--operators", "conv1x1", "--only", "cost", "--sizes", "5", "--channels", "64", "--seconds", "0.01"]
+    assert compare.main([*arguments, "--output", str(tmp_path)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for name in set(preset_names()) - {"default"}:
+        assert f"left to --preset {name}: {load_preset(name).about}" in said
 
 
 def test_list_names_every_operator(capsys):

@@ -18,8 +18,8 @@ DEFAULT_OUTPUT = Path("results/local")
 
 _EPILOG = """\
 examples:
-  python scripts/compare.py                                    every operator: cost at 1x512x65x65, mIoU on the
-  embedded task python scripts/compare.py --operators ema,non_local --sizes 65,97,129 --only cost
+  python scripts/compare.py                                    every operator, within minutes
+  python scripts/compare.py --operators ema,non_local --sizes 65,97,129 --only cost
   python scripts/compare.py --preset accuracy                  three seeds, more iterations
   python scripts/compare.py --preset camvid --data-root DIR --backbone-weights resnet18.pth
   python scripts/compare.py --operator my_operator.py:MyAttention
@@ -28,8 +28,13 @@ A run that was stopped goes on where it stopped: what has a record is not measur
 """
 
 
+def _presets() -> dict[str, str]:
+    return {name: load_preset(name).about for name in preset_names()}
+
+
 def _parser() -> Parser:
-    parser = Parser(PROG, "Compare attention operators: what each costs, and what it buys.", _EPILOG)
+    presets = "presets:\n" + "".join(f"  {name:<12} {about}\n" for name, about in _presets().items())
+    parser = Parser(PROG, "Compare attention operators: what each costs, and what it buys.", f"{presets}\n{_EPILOG}")
     what = parser.add_argument_group("what to compare")
     what.add_argument("--operators", type=words, metavar="A,B", help="names in the registry (default: all)")
     what.add_argument(
@@ -127,6 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = progress.follow(console, trials, runner.run(experiment, trials, parsed.output), began, lanes)
     _report(console, shown.records, parsed.output)
     console.print(shown.summary(time.monotonic() - began), highlight=False)
+    if parsed.preset == "default":
+        for name, about in _presets().items():
+            if name != "default":
+                console.print(f"left to --preset {name}: {about}", highlight=False)
     return 0
 
 

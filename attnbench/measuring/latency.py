@@ -17,7 +17,7 @@ SAMPLE_MS = 2.0
 """A sample repeats a call until it lasts about this long, so that reading the clock does not show in it."""
 
 MAX_CALLS = 10_000
-WARM_UP_CALLS = 2
+WARM_UP_CALLS = 1
 
 Step = Callable[[], object]
 Clock = Callable[[], int]
