@@ -25,7 +25,7 @@ from attnbench import report
 from attnbench.records import PROTOCOL, Record
 from attnbench.report.frames import Frame, all_frames, sheet, superseded
 from attnbench.report.render import to_latex, to_markdown
-from attnbench.report.tables import Table, accuracy_table, class_table, comparison_table
+from attnbench.report.tables import Table, accuracy_table, brief_table, class_table, comparison_table
 from attnbench.report.wording import significant
 
 ROOT = Path(__file__).parents[1]
@@ -251,3 +251,18 @@ def test_glossary_explains_every_field_and_every_column() -> None:
 )
 def test_three_significant_digits(value: float, text: str) -> None:
     assert significant(value) == text
+
+
+def test_brief_tables_hold_what_a_reader_chooses_by() -> None:
+    frame = report.comparison_frames(full_run(), ENVIRONMENTS)[0]
+    whole, brief = comparison_table(frame), brief_table(frame)
+    headers = [column.header for column in brief.columns]
+    assert headers[0] == "Operator"
+    assert "mIoU (%)" in headers
+    assert "fwd / conv3x3" in headers
+    assert not {"FLOPs (G)", "Latency fwd (ms)", "mAcc (%)"} & set(headers)
+    assert any("(fused)" in row[0].text for row in whole.rows)
+    assert not any("(fused)" in row[0].text for row in brief.rows)
+    by_name = {row[0].text: row for row in whole.rows}
+    for row in brief.rows:
+        assert row[1].text == by_name[row[0].text][1].text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,13 +23,18 @@ from attnbench.report.wording import (
 )
 
 _BOLD = "Bold: the best value that is not a control's."
-_COST_LEGEND = (
+_MODES_LEGEND = (
     "fwd: forward pass in evaluation; train: forward and backward pass. MACs: multiply-accumulates of a "
-    "forward pass; FLOPs = 2 × MACs. Peak: memory on top of weights and inputs.",
-    "Latency: median [95 % interval of the median]. / conv3x3: median, over rounds, of the ratio to the 3x3 "
-    "convolution in the same round. †: interquartile range above 10 % of the median.",
+    "forward pass; FLOPs = 2 × MACs. Peak: memory on top of weights and inputs."
+)
+_RATIO_LEGEND = "/ conv3x3: median, over rounds, of the latency's ratio to the 3x3 convolution in the same round."
+_COST_LEGEND = (
+    _MODES_LEGEND,
+    "Latency: median [95 % interval of the median]. †: interquartile range above 10 % of the median.",
+    _RATIO_LEGEND,
     _BOLD,
 )
+_BRIEF = ("title", "params", "macs", "peak_mib", "ratio", "miou", "gain")
 _ACCURACY_LEGEND = (
     "mIoU, mAcc, aAcc: mean ± standard deviation (number of seeds). Gain: mIoU minus that of conv3x3, paired "
     "by seed. ‡: has the accuracy of the reference implementation, which computes the same function (by test).",
@@ -72,6 +78,20 @@ def comparison_table(frame: Frame) -> Table:
         title += f"; mIoU: {accuracy_title(frame.accuracy)}"
     legend = [*_COST_LEGEND, *(_ACCURACY_LEGEND if frame.accuracy else ())]
     return _table(title, columns, frame, legend, [*_cost_notes(frame), *_accuracy_notes(frame)])
+
+
+def brief_table(frame: Frame) -> Table:
+    """What a reader chooses by: the reference implementations, with ratios for latencies and one score."""
+    rows = frame.rows[frame.rows["implementation"] == "reference"]
+    table = comparison_table(dataclasses.replace(frame, rows=rows))
+    shown = [index for index, column in enumerate(table.columns) if column.key.startswith(_BRIEF)]
+    return dataclasses.replace(
+        table,
+        columns=[table.columns[index] for index in shown],
+        rows=[[row[index] for index in shown] for row in table.rows],
+        legend=(_MODES_LEGEND, _RATIO_LEGEND, _BOLD, *(_ACCURACY_LEGEND if frame.accuracy else ())),
+        notes=("The report beside the records has milliseconds with intervals, fused implementations and more.",),
+    )
 
 
 def accuracy_table(frame: Frame) -> Table:

@@ -17,7 +17,7 @@ from attnbench.report.frames import Frame, accuracy_frames, all_frames, comparis
 from attnbench.report.page import render_page
 from attnbench.report.plots import Plot, scaling, trade_off
 from attnbench.report.render import legend, render_terminal, to_latex, to_markdown
-from attnbench.report.tables import Table, accuracy_table, class_table, comparison_table
+from attnbench.report.tables import Table, accuracy_table, brief_table, class_table, comparison_table
 from attnbench.report.wording import distinct
 
 Environments = Mapping[str, Mapping[str, Any]]
@@ -114,7 +114,7 @@ def readme_block(records: Sequence[Record], environments: Environments, *, comma
         )
 
     frame = max(compared, key=worth)
-    table = comparison_table(frame) if frame.cost else accuracy_table(frame)
+    table = brief_table(frame) if frame.cost else accuracy_table(frame)
     key = frame.setting["environment"]
     same = [record for record in records if record["environment"] == key]
     where = machine(frame.environment) or "a machine without a recorded environment"
