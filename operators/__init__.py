@@ -10,6 +10,7 @@ from operators import atrous_pyramid as atrous_pyramid
 from operators import context_encoding as context_encoding
 from operators import criss_cross as criss_cross
 from operators import disentangled as disentangled
+from operators import double_attention as double_attention
 from operators import dual as dual
 from operators import dual_branches as dual_branches
 from operators import dynamic_multi_scale as dynamic_multi_scale
