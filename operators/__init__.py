@@ -16,6 +16,7 @@ from operators import dual_branches as dual_branches
 from operators import dynamic_multi_scale as dynamic_multi_scale
 from operators import efficient_attention as efficient_attention
 from operators import ema as ema
+from operators import external_attention as external_attention
 from operators import global_context as global_context
 from operators import hamburger as hamburger
 from operators import interlaced as interlaced

@@ -48,9 +48,9 @@ class DoubleAttention(AttentionOperator):
 
     Deviations:
         Each softmax has the axis of the paper. A widely copied implementation names no axis, and so normalises over
-        the batch; others take the positions for both. The copies have no normalisation (`fusion="add"`). The block
-        inside the OCR paper's comparison is concatenated with its input (`fusion="concatenate"`); the second layer
-        that its released code has in front of each softmax is left out.
+        the batch; others take the positions for both. The copies have no normalisation (`fusion="add"`). The
+        code of the OCR paper's comparison concatenates its output with its input (`fusion="concatenate"`), and has a
+        second layer in front of each softmax, which is left out.
 
     Example:
         >>> operator = DoubleAttention(16).eval()
@@ -75,8 +75,8 @@ class DoubleAttention(AttentionOperator):
             "Attention maps are normalised over positions and attention vectors over maps, as in the paper; common "
             "copies normalise over the batch, or both over positions.",
             "The output is batch normalised before the residual; the copies have no normalisation: `fusion`.",
-            "The comparison in the OCR paper concatenates instead of adding, and its released code has two layers in "
-            "front of each softmax: `fusion`; the second layer is left out.",
+            "The code of the OCR paper's comparison concatenates instead of adding: `fusion`; its second layer in front of "
+            "each softmax is left out.",
         ),
     )
     core: GatherCore
