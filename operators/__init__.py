@@ -8,6 +8,7 @@ from operators import adaptive_pyramid as adaptive_pyramid
 from operators import asymmetric as asymmetric
 from operators import atrous_object_context as atrous_object_context
 from operators import atrous_pyramid as atrous_pyramid
+from operators import attentional_class_feature as attentional_class_feature
 from operators import context_encoding as context_encoding
 from operators import criss_cross as criss_cross
 from operators import disentangled as disentangled
