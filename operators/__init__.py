@@ -26,6 +26,8 @@ from operators import external_attention as external_attention
 from operators import global_context as global_context
 from operators import hamburger as hamburger
 from operators import interlaced as interlaced
+from operators import linear_attention as linear_attention
+from operators import multi_head_attention as multi_head_attention
 from operators import non_local as non_local
 from operators import object_context as object_context
 from operators import object_context_pooling as object_context_pooling
@@ -33,6 +35,7 @@ from operators import point_wise as point_wise
 from operators import pyramid_pooling as pyramid_pooling
 from operators import squeeze_excitation as squeeze_excitation
 from operators import strip_pooling as strip_pooling
+from operators import spatial_reduction as spatial_reduction
 from operators.interface import AttentionOperator, Auxiliary, OperatorSpec, PairOperator, Source
 from operators.registry import (
     BrokenOperatorError,
