@@ -36,6 +36,7 @@ from operators import pyramid_pooling as pyramid_pooling
 from operators import squeeze_excitation as squeeze_excitation
 from operators import strip_pooling as strip_pooling
 from operators import spatial_reduction as spatial_reduction
+from operators import shifted_window as shifted_window
 from operators.interface import AttentionOperator, Auxiliary, OperatorSpec, PairOperator, Source
 from operators.registry import (
     BrokenOperatorError,
