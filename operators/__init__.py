@@ -8,9 +8,9 @@ from operators import adaptive_pyramid as adaptive_pyramid
 from operators import asymmetric as asymmetric
 from operators import atrous_object_context as atrous_object_context
 from operators import atrous_pyramid as atrous_pyramid
-from operators import compact_generalized_non_local as compact_generalized_non_local
 from operators import attentional_class_feature as attentional_class_feature
 from operators import cbam as cbam
+from operators import compact_generalized_non_local as compact_generalized_non_local
 from operators import context_encoding as context_encoding
 from operators import coordinate_attention as coordinate_attention
 from operators import criss_cross as criss_cross
@@ -33,10 +33,10 @@ from operators import object_context as object_context
 from operators import object_context_pooling as object_context_pooling
 from operators import point_wise as point_wise
 from operators import pyramid_pooling as pyramid_pooling
+from operators import shifted_window as shifted_window
+from operators import spatial_reduction as spatial_reduction
 from operators import squeeze_excitation as squeeze_excitation
 from operators import strip_pooling as strip_pooling
-from operators import spatial_reduction as spatial_reduction
-from operators import shifted_window as shifted_window
 from operators.interface import AttentionOperator, Auxiliary, OperatorSpec, PairOperator, Source
 from operators.registry import (
     BrokenOperatorError,
