@@ -81,8 +81,7 @@ class Hamburger(_Hamburger):
 
     Equation: `y = ReLU(x + norm(W_u M(ReLU(W_l x + b_l))))`, with the factorisation `M` of `NonNegativeFactorization`.
 
-    In evaluation the bases start from a stored buffer: the same image gives the same output. In training each image
-    starts from bases of its own.
+    Evaluation starts from stored bases: the same image gives the same output. Training draws bases for each image.
 
     Args:
         channels: width `C` of the map.
