@@ -112,8 +112,7 @@ class Hamburger(_Hamburger):
         normalisation; mmsegmentation's configurations have group normalisation (`num_groups=32`).
 
     Example:
-        >>> operator = Hamburger(16, num_bases=4).eval()
-        >>> operator.responsibilities(torch.randn(2, 16, 5, 7)).shape
+        >>> Hamburger(16, num_bases=4).eval().responsibilities(torch.randn(2, 16, 5, 7)).shape
         torch.Size([2, 4, 5, 7])
     """
 

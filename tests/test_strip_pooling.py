@@ -28,10 +28,10 @@ def test_mixed_pooling_is_the_equation(bins: tuple[int, ...], align_corners: boo
 
 def _changed(name: str, **settings: Any) -> torch.Tensor:
     """Outputs `(H, W)` that one pixel in the middle of a 31x33 map moves."""
-    built = checks.construct(get(name), 16, **settings).double()
-    x = checks.sample(1, 16, 31, 33)
+    built = checks.construct(get(name), 64, **settings).double()
+    x = checks.sample(1, 64, 31, 33)
     moved = x.clone()
-    moved[:, :, 15, 16] += checks.sample(16, seed=2)
+    moved[:, :, 15, 16] += checks.sample(64, seed=2)
     with torch.no_grad():
         return (built(moved) - built(x)).abs().amax((0, 1)) > 1e-13
 
