@@ -81,8 +81,7 @@ class Hamburger(_Hamburger):
 
     Equation: `y = ReLU(x + norm(W_u M(ReLU(W_l x + b_l))))`, with the factorisation `M` of `NonNegativeFactorization`.
 
-    In evaluation the bases start from a stored buffer: the same image gives the same output. In training each image
-    starts from bases of its own.
+    Evaluation starts from stored bases: the same image gives the same output. Training draws bases for each image.
 
     Args:
         channels: width `C` of the map.
@@ -113,8 +112,7 @@ class Hamburger(_Hamburger):
         normalisation; mmsegmentation's configurations have group normalisation (`num_groups=32`).
 
     Example:
-        >>> operator = Hamburger(16, num_bases=4).eval()
-        >>> operator.responsibilities(torch.randn(2, 16, 5, 7)).shape
+        >>> Hamburger(16, num_bases=4).eval().responsibilities(torch.randn(2, 16, 5, 7)).shape
         torch.Size([2, 4, 5, 7])
     """
 
