@@ -132,7 +132,7 @@ class Cost:
     in_channels: int = 2048
     network: Network = field(default_factory=lambda: Network(backbone="resnet50", slot_channels=512, head_channels=256))
     seconds_per_trial: float = 1.5
-    min_rounds: int = 5
+    min_rounds: int = 6
     timeout: float = 300.0
 
 

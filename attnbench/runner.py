@@ -214,6 +214,8 @@ def header(trial: Trial, environment: str, source: str) -> Record:
         "identity": records.identity(trial, environment, source),
         "title": spec.title,
         "kind": spec.kind,
+        "reach": spec.reach,
+        "growth": spec.growth,
         "environment": environment,
         "source": source,
         "commit": commit(),

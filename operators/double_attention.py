@@ -75,7 +75,7 @@ class DoubleAttention(AttentionOperator):
             "Attention maps are normalised over positions and attention vectors over maps, as in the paper; common "
             "copies normalise over the batch, or both over positions.",
             "The output is batch normalised before the residual; the copies have no normalisation: `fusion`.",
-            "The code of the OCR paper's comparison concatenates instead of adding: `fusion`; its second layer in front of "
+            "The code of the OCR paper's comparison concatenates instead of adding: `fusion`; its second layer before "
             "each softmax is left out.",
         ),
     )

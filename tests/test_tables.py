@@ -266,3 +266,18 @@ def test_brief_tables_hold_what_a_reader_chooses_by() -> None:
     by_name = {row[0].text: row for row in whole.rows}
     for row in brief.rows:
         assert row[1].text == by_name[row[0].text][1].text
+
+
+def test_operators_whose_intervals_overlap_share_their_ranks() -> None:
+    spread = {"ema": 1.0, "dual": 1.01, "criss_cross": 2.0, "non_local": 9.0}
+    records = [
+        cost_record(name, samples_ms=[factor * (1 + 0.01 * step) for step in range(9)], control_samples_ms=[1.0] * 9)
+        for name, factor in spread.items()
+    ]
+    records.append(cost_record("global_context", samples_ms=[0.1] * 3, control_samples_ms=[1.0] * 3))
+    table = comparison_table(only_frame(records))
+    ranks = {
+        row: cell(table, row, "rank_forward").text for row in ("EMA", "Dual attention", "Criss-cross", "Non-local")
+    }
+    assert ranks == {"EMA": "1–2", "Dual attention": "1–2", "Criss-cross": "3", "Non-local": "4"}
+    assert cell(table, "Global context", "rank_forward").text == "–"

@@ -75,7 +75,7 @@ def round_robin(
     control: str,
     device: torch.device,
     budget_s: float,
-    min_rounds: int = 5,
+    min_rounds: int = 6,
     max_rounds: int = 200,
     target_width: float = 0.02,
     on_sample: Callable[[str], object] | None = None,

@@ -93,7 +93,7 @@ def absent(row: Row, key: str) -> Cell:
 
 
 def mode_columns(mode: str) -> list[Column]:
-    """Peak memory, latency and its ratio to the control, in one mode."""
+    """Peak memory, latency, its ratio to the control and the rank by it, in one mode."""
     brief = {"forward": "fwd", "training": "train"}[mode]
     return [
         number(f"peak_mib_{mode}", f"Peak {brief} (MiB)", f"Mem {brief} (MiB)", 1.0),
@@ -105,7 +105,19 @@ def mode_columns(mode: str) -> list[Column]:
             "low",
         ),
         number(f"ratio_{mode}", f"{brief} / {CONTROL}", f"{brief.capitalize()} ratio", 1.0, smallest=1e-3),
+        Column(f"rank_{mode}", f"Rank {brief}", f"{brief.capitalize()} rank", _rank_cell(mode)),
     ]
+
+
+def _rank_cell(mode: str) -> Callable[[Row], Cell]:
+    def cell(row: Row) -> Cell:
+        best, worst = row.get(f"rank_{mode}"), row.get(f"rank_worst_{mode}")
+        if not present(best) or not present(worst):
+            return absent(row, f"rank_{mode}")
+        text = f"{best:.0f}" if best == worst else f"{best:.0f}–{worst:.0f}"
+        return Cell(text, best)
+
+    return cell
 
 
 def _latency_cell(mode: str) -> Callable[[Row], Cell]:

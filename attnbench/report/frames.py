@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from attnbench.records import Record
-from attnbench.report.rows import ROW, accuracy_row, add_gains, cost_row
+from attnbench.report.rows import MODES, ROW, accuracy_row, add_gains, add_ranks, cost_row
 
 _SHARED = ("protocol", "environment", "device")
 _COST = ("level", "channels", "height", "width", "batch", "dtype", "in_channels", "num_classes")
@@ -30,7 +30,7 @@ _ACCURACY = (
 )
 _LEVELS = ("operator", "core", "head", "network")
 _PATH = "network.backbone_weights"
-_COUNTED = ("failed_seeds", "seeds", "gain_seeds")
+_COUNTED = ("failed_seeds", "seeds", "gain_seeds", *(f"rank{end}_{mode}" for end in ("", "_worst") for mode in MODES))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,9 @@ def comparison_frames(records: Sequence[Record], environments: Mapping[str, Mapp
     scored = accuracy_frames(records, environments)
     frames: list[Frame] = []
     for setting, group in _by_setting(records, "cost"):
-        costs = pd.DataFrame([cost_row(trials) for trials in _by_row(group)])
+        rows = [cost_row(trials) for trials in _by_row(group)]
+        add_ranks(rows)
+        costs = pd.DataFrame(rows)
         environment = environments.get(setting["environment"], {})
         partners = [frame for frame in scored if all(frame.accuracy[key] == setting[key] for key in _SHARED)]
         frames += [Frame(setting, partner.accuracy, environment, _join(costs, partner.rows)) for partner in partners]

@@ -33,6 +33,7 @@ def cost_row(trials: Sequence[Record]) -> dict[str, Any]:
 
     """
     row = _header(trials)
+    row["growth"] = trials[0].get("growth")
     row["commit"] = ", ".join(dict.fromkeys(str(trial["commit"]) for trial in trials))
     row["source"] = trials[0]["source"]
     row["started"] = min(str(trial["started"]) for trial in trials)
@@ -90,6 +91,23 @@ def add_gains(rows: Sequence[dict[str, Any]]) -> None:
         gains = [own[seed] - control[seed] for seed in own if seed in control]
         row["gain"], row["gain_std"] = _mean_std(gains)
         row["gain_seeds"] = len(gains)
+
+
+def add_ranks(rows: Sequence[dict[str, Any]]) -> None:
+    """Adds the range of ranks by latency ratio to each cost row: rows whose intervals overlap are tied.
+
+    The best possible rank counts the rows that are faster beyond their intervals, the worst all that may be. Rows
+    without an interval have no rank.
+    """
+    for mode in MODES:
+        low, high = f"ratio_low_{mode}", f"ratio_high_{mode}"
+        ranked = [row for row in rows if row.get(low) is not None]
+        for row in rows:
+            best = worst = None
+            if row.get(low) is not None:
+                best = 1 + sum(other[high] < row[low] for other in ranked)
+                worst = len(ranked) - sum(other[low] > row[high] for other in ranked)
+            row[f"rank_{mode}"], row[f"rank_worst_{mode}"] = best, worst
 
 
 def _header(trials: Sequence[Record]) -> dict[str, Any]:

@@ -28,13 +28,15 @@ _MODES_LEGEND = (
     "forward pass; FLOPs = 2 × MACs. Peak: memory on top of weights and inputs."
 )
 _RATIO_LEGEND = "/ conv3x3: median, over rounds, of the latency's ratio to the 3x3 convolution in the same round."
+_RANK_LEGEND = "Rank: by that ratio; a range where the 95 % intervals of several operators overlap, which are tied."
 _COST_LEGEND = (
     _MODES_LEGEND,
     "Latency: median [95 % interval of the median]. †: interquartile range above 10 % of the median.",
     _RATIO_LEGEND,
+    _RANK_LEGEND,
     _BOLD,
 )
-_BRIEF = ("title", "params", "macs", "peak_mib", "ratio", "miou", "gain")
+_BRIEF = ("title", "params", "macs", "peak_mib", "ratio", "rank_forward", "miou", "gain")
 _ACCURACY_LEGEND = (
     "mIoU, mAcc, aAcc: mean ± standard deviation (number of seeds). Gain: mIoU minus that of conv3x3, paired "
     "by seed. ‡: has the accuracy of the reference implementation, which computes the same function (by test).",
@@ -89,7 +91,7 @@ def brief_table(frame: Frame) -> Table:
         table,
         columns=[table.columns[index] for index in shown],
         rows=[[row[index] for index in shown] for row in table.rows],
-        legend=(_MODES_LEGEND, _RATIO_LEGEND, _BOLD, *(_ACCURACY_LEGEND if frame.accuracy else ())),
+        legend=(_MODES_LEGEND, _RATIO_LEGEND, _RANK_LEGEND, _BOLD, *(_ACCURACY_LEGEND if frame.accuracy else ())),
         notes=("The report beside the records has milliseconds with intervals, fused implementations and more.",),
     )
 

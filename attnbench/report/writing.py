@@ -14,6 +14,7 @@ from attnbench.errors import UsageError
 from attnbench.records import Record
 from attnbench.report.facts import commits, dates, flatten, machine, provenance
 from attnbench.report.frames import Frame, accuracy_frames, all_frames, comparison_frames, sheet, superseded
+from attnbench.report.growth_tables import growth_sheets, growth_tables
 from attnbench.report.page import render_page
 from attnbench.report.plots import Plot, scaling, trade_off
 from attnbench.report.render import legend, render_terminal, to_latex, to_markdown
@@ -59,7 +60,7 @@ def write_report(
     frames = all_frames(records, environments)
     compared = [frame for frame in frames if frame.cost]
     scored = accuracy_frames(records, environments)
-    sections = _sections(compared, scored)
+    sections = [*_sections(compared, scored), *growth_tables(compared)]
     drawn = [*map(trade_off, compared), *scaling(compared)] if records else []
     plots = _named_apart([plot for plot in drawn if isinstance(plot, Plot)])
     skipped = [*problems, *(reason for reason in drawn if isinstance(reason, str))]
@@ -71,6 +72,7 @@ def write_report(
     texts = {
         "comparison.md": _markdown(sections, plots, facts, machines, skipped),
         "comparison.csv": sheet(frames).to_csv(index=False, lineterminator="\n"),
+        **{name: rows.to_csv(index=False, lineterminator="\n") for name, rows in growth_sheets(compared).items()},
         "comparison.tex": _latex([*map(comparison_table, compared), *map(accuracy_table, scored)]),
         "index.html": render_page(sections, pictures, facts, machines, skipped),
     }
