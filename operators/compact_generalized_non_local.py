@@ -123,8 +123,8 @@ class CompactGeneralizedNonLocal(AttentionOperator):
         growth=1.0,
         deviations=(
             "The output is group normalised (authors' code), where the paper has batch normalisation.",
-            "The Gaussian's factor exp(-gamma (theta^2 + phi^2)) is the constant exp(-2 gamma), as in paper and code; as "
-            "in the code, nothing scales theta and phi to size 1, where it would be exact.",
+            "The Gaussian's factor exp(-gamma (theta^2 + phi^2)) is the constant exp(-2 gamma), as in paper and code; "
+            "as in the code, nothing scales theta and phi to size 1, where it would be exact.",
         ),
     )
     core: TaylorKernel
