@@ -22,7 +22,7 @@ class DoubleAttention(AttentionOperator):
     Equation: `y = x + BN(W_o z + b_o)` with `z_i = sum_k softmax_k(v_i) g_k` and `g_k = sum_j softmax_j(b_k) a_j`,
     where `a` has `c_m` channels and `b` and `v` have `c_n`, each an affine map of the pixels: `a_j = W_a x_j + b_a`.
     The attention maps `softmax_j(b_k)` sum to one over the positions, the attention vectors `softmax_k(v_i)` over the
-    `c_n` maps. Without heads and with softmax, this is efficient attention under other names.
+    `c_n` maps. Without the normalisation, efficient attention with softmax and one head is the same function.
 
     Args:
         channels: width `C` of the map.
@@ -48,9 +48,9 @@ class DoubleAttention(AttentionOperator):
 
     Deviations:
         Each softmax has the axis of the paper. A widely copied implementation names no axis, and so normalises over
-        the batch; others take the positions for both. The copies have no normalisation (`fusion="add"`). The
-        code of the OCR paper's comparison concatenates its output with its input (`fusion="concatenate"`), and has a
-        second layer in front of each softmax, which is left out.
+        the batch; others take the positions for both. The copies have no batch normalisation
+        (`fusion="add"`). The code of the OCR paper's comparison concatenates output and input
+        (`fusion="concatenate"`), and has a second layer in front of each softmax, which is left out.
 
     Example:
         >>> operator = DoubleAttention(16).eval()
@@ -74,9 +74,9 @@ class DoubleAttention(AttentionOperator):
         deviations=(
             "Attention maps are normalised over positions and attention vectors over maps, as in the paper; common "
             "copies normalise over the batch, or both over positions.",
-            "The output is batch normalised before the residual; the copies have no normalisation: `fusion`.",
-            "The code of the OCR paper's comparison concatenates instead of adding: `fusion`; its second layer before "
-            "each softmax is left out.",
+            "The output is batch normalised before the residual; the copies have no batch normalisation: `fusion`.",
+            "The code of the OCR paper's comparison concatenates instead of adding: `fusion`; its second layer in "
+            "front of each softmax is left out.",
         ),
     )
     core: GatherCore

@@ -40,7 +40,7 @@ def test_independent_memories_are_drawn_apart() -> None:
     assert core.value is not None
     assert float(core.key.detach().std()) == pytest.approx(math.sqrt(2 / 32), rel=0.05)
     assert float(core.value.detach().std()) == pytest.approx(math.sqrt(2 / 256), rel=0.05)
-    both = torch.stack((core.key.flatten(), core.value.t().flatten()))
+    both = torch.stack((core.key.flatten(), core.value.t().flatten())).detach()
     assert abs(float(torch.corrcoef(both)[0, 1])) < 0.1
 
 
