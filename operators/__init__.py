@@ -17,6 +17,7 @@ from operators import dual_branches as dual_branches
 from operators import dynamic_multi_scale as dynamic_multi_scale
 from operators import ema as ema
 from operators import global_context as global_context
+from operators import global_reasoning as global_reasoning
 from operators import hamburger as hamburger
 from operators import interlaced as interlaced
 from operators import non_local as non_local
