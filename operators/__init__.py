@@ -20,6 +20,7 @@ from operators import global_context as global_context
 from operators import global_reasoning as global_reasoning
 from operators import hamburger as hamburger
 from operators import interlaced as interlaced
+from operators import latent_graph as latent_graph
 from operators import non_local as non_local
 from operators import object_context as object_context
 from operators import object_context_pooling as object_context_pooling
