@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -188,4 +189,6 @@ class LatentGraph(AttentionOperator):
 
 
 def _conv_norm(in_channels: int, out_channels: int) -> nn.Sequential:
-    return conv_norm_relu(in_channels, out_channels)[:2]
+    conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(out_channels)))
