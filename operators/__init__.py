@@ -24,10 +24,12 @@ from operators import efficient_channel as efficient_channel
 from operators import ema as ema
 from operators import external_attention as external_attention
 from operators import global_context as global_context
+from operators import global_reasoning as global_reasoning
 from operators import hamburger as hamburger
 from operators import interlaced as interlaced
 from operators import linear_attention as linear_attention
 from operators import multi_head_attention as multi_head_attention
+from operators import latent_graph as latent_graph
 from operators import non_local as non_local
 from operators import object_context as object_context
 from operators import object_context_pooling as object_context_pooling
