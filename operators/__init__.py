@@ -20,6 +20,7 @@ from operators import interlaced as interlaced
 from operators import linear_attention as linear_attention
 from operators import multi_head_attention as multi_head_attention
 from operators import non_local as non_local
+from operators import nystrom_attention as nystrom_attention
 from operators import object_context as object_context
 from operators import point_wise as point_wise
 from operators import pyramid_pooling as pyramid_pooling
