@@ -7,6 +7,7 @@ from operators import controls as controls
 from operators import adaptive_pyramid as adaptive_pyramid
 from operators import asymmetric as asymmetric
 from operators import atrous_pyramid as atrous_pyramid
+from operators import axial_attention as axial_attention
 from operators import context_encoding as context_encoding
 from operators import criss_cross as criss_cross
 from operators import disentangled as disentangled
