@@ -124,11 +124,13 @@ def test_attention_is_each_heads_own() -> None:
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_short_types_lose_nothing_inside_the_approximation(implementation: Any, autocast: bool) -> None:
     core = NystromApproximation(4, num_landmarks=16, implementation=implementation)
-    short = [checks.sample(1, 2, 81, 4, seed=seed, dtype=torch.bfloat16) for seed in (1, 2, 3)]
+    # Peaked weights have an inverse with large entries.
+    query, key = (5 * checks.sample(1, 2, 81, 4, seed=seed, dtype=torch.bfloat16) for seed in (1, 2))
+    short = (query, key, checks.sample(1, 2, 81, 4, seed=3, dtype=torch.bfloat16))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         got = core(*short)
     assert got.dtype == torch.bfloat16
-    torch.testing.assert_close(got.double(), core(*(tensor.double() for tensor in short)), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(got.double(), core(*(tensor.double() for tensor in short)), rtol=4e-3, atol=4e-3)
 
 
 def test_whole_operator_in_a_short_type() -> None:
