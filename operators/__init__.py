@@ -11,6 +11,7 @@ from operators import atrous_pyramid as atrous_pyramid
 from operators import attentional_class_feature as attentional_class_feature
 from operators import cbam as cbam
 from operators import compact_generalized_non_local as compact_generalized_non_local
+from operators import axial_attention as axial_attention
 from operators import context_encoding as context_encoding
 from operators import coordinate_attention as coordinate_attention
 from operators import criss_cross as criss_cross
@@ -31,6 +32,7 @@ from operators import linear_attention as linear_attention
 from operators import multi_head_attention as multi_head_attention
 from operators import latent_graph as latent_graph
 from operators import non_local as non_local
+from operators import nystrom_attention as nystrom_attention
 from operators import object_context as object_context
 from operators import object_context_pooling as object_context_pooling
 from operators import point_wise as point_wise

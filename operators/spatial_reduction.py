@@ -40,8 +40,8 @@ class SpatialReduction(AttentionOperator):
 
     Source:
         Wang et al., "Pyramid Vision Transformer: A Versatile Backbone for Dense Prediction without Convolutions",
-        ICCV 2021, arXiv:2102.12122, Eq. 1-5; also Xie et al., "SegFormer: Simple and Efficient Design for Semantic
-        Segmentation with Transformers", NeurIPS 2021, arXiv:2105.15203, Eq. 1 and 2.
+        ICCV 2021, arXiv:2102.12122, section 3.3 and figure 4; also Xie et al., "SegFormer: Simple and Efficient Design
+        for Semantic Segmentation with Transformers", NeurIPS 2021, arXiv:2105.15203, Eq. 1 and 2.
 
     Deviations:
         The sublayer alone, `x + attention(norm(x))`: the feed-forward sublayer behind it is left out. Where `R` does
@@ -63,7 +63,7 @@ class SpatialReduction(AttentionOperator):
             venue="ICCV",
             year=2021,
             url="https://arxiv.org/abs/2102.12122",
-            equations="Eq. 1-5",
+            equations="section 3.3, figure 4",
         ),
         reach="global",
         growth=2.0,
