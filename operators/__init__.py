@@ -17,6 +17,7 @@ from operators import ema as ema
 from operators import global_context as global_context
 from operators import hamburger as hamburger
 from operators import interlaced as interlaced
+from operators import neighborhood_attention as neighborhood_attention
 from operators import non_local as non_local
 from operators import object_context as object_context
 from operators import point_wise as point_wise
