@@ -17,6 +17,8 @@ from operators import ema as ema
 from operators import global_context as global_context
 from operators import hamburger as hamburger
 from operators import interlaced as interlaced
+from operators import large_kernel as large_kernel
+from operators import multi_scale_convolutional as multi_scale_convolutional
 from operators import neighborhood_attention as neighborhood_attention
 from operators import non_local as non_local
 from operators import object_context as object_context
