@@ -24,6 +24,7 @@ from operators import non_local as non_local
 from operators import object_context as object_context
 from operators import point_wise as point_wise
 from operators import pyramid_pooling as pyramid_pooling
+from operators import selective_scan as selective_scan
 from operators import shifted_window as shifted_window
 from operators.interface import AttentionOperator, Auxiliary, OperatorSpec, PairOperator, Source
 from operators.registry import (
