@@ -31,12 +31,16 @@ from operators import interlaced as interlaced
 from operators import linear_attention as linear_attention
 from operators import multi_head_attention as multi_head_attention
 from operators import latent_graph as latent_graph
+from operators import large_kernel as large_kernel
+from operators import multi_scale_convolutional as multi_scale_convolutional
+from operators import neighborhood_attention as neighborhood_attention
 from operators import non_local as non_local
 from operators import nystrom_attention as nystrom_attention
 from operators import object_context as object_context
 from operators import object_context_pooling as object_context_pooling
 from operators import point_wise as point_wise
 from operators import pyramid_pooling as pyramid_pooling
+from operators import selective_scan as selective_scan
 from operators import shifted_window as shifted_window
 from operators import spatial_reduction as spatial_reduction
 from operators import squeeze_excitation as squeeze_excitation
