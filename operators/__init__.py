@@ -9,9 +9,9 @@ from operators import asymmetric as asymmetric
 from operators import atrous_object_context as atrous_object_context
 from operators import atrous_pyramid as atrous_pyramid
 from operators import attentional_class_feature as attentional_class_feature
+from operators import axial_attention as axial_attention
 from operators import cbam as cbam
 from operators import compact_generalized_non_local as compact_generalized_non_local
-from operators import axial_attention as axial_attention
 from operators import context_encoding as context_encoding
 from operators import coordinate_attention as coordinate_attention
 from operators import criss_cross as criss_cross
@@ -28,10 +28,10 @@ from operators import global_context as global_context
 from operators import global_reasoning as global_reasoning
 from operators import hamburger as hamburger
 from operators import interlaced as interlaced
+from operators import large_kernel as large_kernel
+from operators import latent_graph as latent_graph
 from operators import linear_attention as linear_attention
 from operators import multi_head_attention as multi_head_attention
-from operators import latent_graph as latent_graph
-from operators import large_kernel as large_kernel
 from operators import multi_scale_convolutional as multi_scale_convolutional
 from operators import neighborhood_attention as neighborhood_attention
 from operators import non_local as non_local
