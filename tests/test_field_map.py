@@ -25,7 +25,7 @@ def test_operators_stand_by_growth_and_then_by_cost():
 def test_lines_run_from_the_smallest_map_to_the_largest():
     (axes,) = drawn().figure.axes
     lines = [line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 2]
-    assert [[float(end) for end in line] for line in lines] == [[4e-9, 4e-7], [4e-8, 4e-6], [1e-8, 1e-4]]
+    assert [[float(end) for end in line] for line in lines] == [[4, 400], [40, 4000], [10, 100_000]]
 
 
 def test_reaches_that_occur_are_explained_and_the_caption_names_the_setting():

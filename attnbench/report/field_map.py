@@ -9,14 +9,14 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, LogFormatterMathtext, NullLocator
 
 from attnbench.report.plots import Plot, style
 
 _REACHES = {
     "pixel": ("its own pixel", 7),
     "window": ("a window", 2),
-    "axis": ("its row or column", 8),
+    "axis": ("its row or column", 1),
     "global": ("the whole map", 0),
 }
 _MARKERS = ("|", "o", "D")
@@ -63,7 +63,7 @@ def field_map(places: Sequence[Place], sides: Sequence[int], channels: int) -> P
         lines = [index + 1.6 * growths.index(place.growth) for index, place in enumerate(shown)]
         for line, place in zip(lines, shown, strict=True):
             _draw(axes, line, place)
-        axes.set(xscale="log", ylim=(max(lines) + 1, -1.4), xlabel="Multiply-accumulates of one image (G)")
+        axes.set(xscale="log", ylim=(max(lines) + 1, -1.4), xlabel="Multiply-accumulates of one image")
         axes.set_yticks(lines, [place.title for place in shown], fontsize=_FONT)
         for text, place in zip(axes.get_yticklabels(), shown, strict=True):
             text.set_color("0.5" if place.kind == "control" else "black")
@@ -82,10 +82,10 @@ def field_map(places: Sequence[Place], sides: Sequence[int], channels: int) -> P
                 fontweight="bold",
                 va="center",
             )
-        powers = [10.0**exponent for exponent in range(-9, 8)]
+        powers = [10.0**exponent for exponent in range(17)]
         axes.xaxis.set_major_locator(FixedLocator(powers))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_major_formatter(LogFormatterMathtext())
         figure.legend(
             handles=_legend({place.reach for place in shown}, sides),
             loc="outside upper center",
@@ -106,14 +106,16 @@ def field_map(places: Sequence[Place], sides: Sequence[int], channels: int) -> P
 
 def _draw(axes: Axes, line: float, place: Place) -> None:
     colour = sns.color_palette("colorblind")[_REACHES[place.reach][1]]
-    costs = [macs / 1e9 for macs in place.macs]
+    costs = place.macs
     axes.plot((costs[0], costs[-1]), (line, line), color=colour, linewidth=2.2, alpha=0.45, solid_capstyle="round")
     for marker, cost in zip(_MARKERS, costs, strict=True):
         axes.plot(cost, line, marker=marker, color=colour, markersize=4.0, linestyle="")
 
 
 def _band(growth: float) -> str:
-    power = {1.0: "N", 1.5: "N√N", 2.0: "N²"}.get(growth, f"N^{growth:g}")
+    if growth == 0:
+        return "does not grow"
+    power = {0.5: "√N", 1.0: "N", 1.5: "N√N", 2.0: "N²"}.get(growth, f"N^{growth:g}")
     return f"grows with {power}"
 
 
