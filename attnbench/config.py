@@ -114,6 +114,8 @@ class Cost:
         batches: batch sizes.
         dtypes: floating-point types.
         modes: `"forward"` (evaluation, no gradients) and `"training"` (forward and backward).
+        channels_last: whether weights and inputs are laid out with channels innermost.
+        compiled: whether latency is that of `torch.compile`.
         num_classes: classes of the head and network levels.
         in_channels: input channels of the head level.
         network: the network of the network level.
@@ -128,6 +130,8 @@ class Cost:
     batches: tuple[int, ...] = (1,)
     dtypes: tuple[DType, ...] = ("float32",)
     modes: tuple[Mode, ...] = ("forward", "training")
+    channels_last: bool = False
+    compiled: bool = False
     num_classes: int = 21
     in_channels: int = 2048
     network: Network = field(default_factory=lambda: Network(backbone="resnet50", slot_channels=512, head_channels=256))

@@ -53,6 +53,8 @@ class Trial:
         width: width of the feature map.
         batch: batch size.
         dtype: floating-point type.
+        channels_last: true where weights and inputs are laid out with channels innermost.
+        compiled: true where latency is that of `torch.compile`.
         in_channels: input channels of the head level.
         num_classes: classes of the head and network levels.
         network: the network, at the network level and for accuracy.
@@ -79,6 +81,8 @@ class Trial:
     width: int | None = None
     batch: int | None = None
     dtype: DType | None = None
+    channels_last: bool | None = None
+    compiled: bool | None = None
     in_channels: int | None = None
     num_classes: int | None = None
     network: Network | None = None

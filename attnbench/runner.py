@@ -89,6 +89,8 @@ def _plan_cost(names: Sequence[str], device: str, cost: Cost) -> Iterator[Trial]
                     width=width,
                     batch=batch,
                     dtype=dtype,
+                    channels_last=cost.channels_last or None,
+                    compiled=cost.compiled or None,
                     in_channels=cost.in_channels if level == "head" else None,
                     num_classes=cost.num_classes,
                     network=network if level in ("head", "network") else None,

@@ -128,10 +128,10 @@ def _run_cost(trials: Sequence[Trial], cost: Cost, options: WorkerOptions, send:
                 send(Message("begin", flying[0], {}))
 
         keys = {index: CONTROL if workload is control else str(index) for index, workload in workloads.items()}
-        steps = {keys[index]: workload.step for index, workload in workloads.items()}
+        steps = {keys[index]: workload.timed_step for index, workload in workloads.items()}
         try:
             samples = round_robin(
-                {**steps, CONTROL: control.step},
+                {**steps, CONTROL: control.timed_step},
                 control=CONTROL,
                 device=torch.device(trials[0].device),
                 budget_s=cost.seconds_per_trial * (len(steps) + 1),
@@ -181,6 +181,10 @@ def _prepare(trial: Trial) -> tuple[Workload, dict[str, Any]]:
         "notes": workload.notes,
         "peak_bytes": peak_bytes(workload.step, torch.device(trial.device), release=workload.release),
     }
+    if workload.compiled is not None:
+        # compiling belongs to the preparation, not to the budget of the samples
+        workload.timed_step()
+        workload.release()
     if workload.macs_closed_form is not None:
         figures["macs_closed_form"] = workload.macs_closed_form
     figures["prepare_s"] = time.perf_counter() - started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +52,7 @@ class Workload:
         inputs: its inputs; in training they require gradients.
         mode: `"forward"` or `"training"`.
         macs_closed_form: `macs(h, w)` times the batch, at the operator level.
+        compiled: the compiled module, where latency is to be that of `torch.compile`.
         notes: what had to be done otherwise than the mode says, one sentence each.
     """
 
@@ -59,14 +61,22 @@ class Workload:
     mode: str
     macs_closed_form: int | None = None
     notes: list[str] = field(default_factory=list)
+    compiled: Callable[..., Any] | None = None
 
     def step(self) -> object:
         """One forward pass, or one forward and backward pass into fresh gradients."""
+        return self._run(self.module)
+
+    def timed_step(self) -> object:
+        """The step whose latency is sampled: the compiled module's, where there is one."""
+        return self._run(self.module if self.compiled is None else self.compiled)
+
+    def _run(self, module: Callable[..., Any]) -> object:
         if self.mode == "forward":
             with torch.no_grad():
-                return self.module(*self.inputs)
+                return module(*self.inputs)
         self.release()
-        output = self.module(*self.inputs)
+        output = module(*self.inputs)
         outputs = [item for item in ((output,) if isinstance(output, Tensor) else output) if item.requires_grad]
         torch.autograd.backward(outputs, [torch.ones_like(item) for item in outputs])
         return None
@@ -131,8 +141,11 @@ def build_workload(trial: Trial) -> Workload:
         module = slot.segmentor(trial.network)
         stride = trial.network.output_stride
         shape = (trial.batch, 3, stride * (trial.height - 1) + 1, stride * (trial.width - 1) + 1)
+    layout = torch.channels_last if trial.channels_last else torch.contiguous_format
     module = module.to(device=device, dtype=dtype).train(trial.mode == "training")
-    inputs: tuple[Tensor, ...] = (torch.randn(shape).to(device=device, dtype=dtype),)
+    if trial.channels_last:
+        module = module.to(memory_format=layout)  # type: ignore[call-overload]
+    inputs: tuple[Tensor, ...] = (torch.randn(shape).to(device=device, dtype=dtype, memory_format=layout),)
     workload = Workload(module, inputs, trial.mode or "forward", closed_form)
     if trial.mode == "training":
         _settle_batch_norms(workload)
@@ -142,6 +155,9 @@ def build_workload(trial: Trial) -> Workload:
         workload.inputs = tuple(
             tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in workload.inputs
         )
+    if trial.compiled:
+        workload.compiled = torch.compile(workload.module, dynamic=False)
+        workload.notes.append("latency is that of torch.compile; MACs and peak memory are those of eager execution")
     return workload
 
 

@@ -81,7 +81,8 @@ class NystromApproximation(nn.Module):
 
     def landmarks(self, tokens: Tensor) -> Tensor:
         """Means `(B, h, m, d)` over segments whose lengths differ by one at most, the shorter ones first."""
-        short, longer = divmod(tokens.shape[2], self.num_landmarks)
+        # a tracer has tensors for sizes, which divmod does not take
+        short, longer = divmod(int(tokens.shape[2]), self.num_landmarks)
         border = (self.num_landmarks - longer) * short
         first = torch.unflatten(tokens[:, :, :border], 2, (-1, short)).mean(3)
         if not longer:

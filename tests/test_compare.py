@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -222,3 +223,27 @@ def test_truncated_record_is_reported_and_nothing_is_lost(tmp_path, capsys):
     assert "1 trials measured, 1 were there" in said
     kept = [json.loads(line)["identity"] for line in whole]
     assert {record["identity"] for record in records.load(tmp_path).records} == set(kept)
+
+
+def test_layout_and_compilation_are_settings_of_their_own(tmp_path):
+    arguments = ["--operators", "ema", "--only", "cost", "--sizes", "5", "--channels", "64", "--seconds", "0.01"]
+    arguments += ["--modes", "forward", "--batch", "2", "--output", str(tmp_path)]
+    assert compare.main(arguments) == 0
+    assert compare.main([*arguments, "--channels-last"]) == 0
+    found = records.load(tmp_path).records
+    assert [record.get("channels_last") for record in found] == [None, True]
+    assert len({record["identity"] for record in found}) == 2
+    text = (tmp_path / "comparison.md").read_text()
+    assert "batch 2, channels last, float32" in text
+    assert "Images/s fwd" in text
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler (g++) on CPU")
+def test_compiled_latency_stands_beside_eager_counts(tmp_path):
+    arguments = ["--operators", "conv1x1", "--only", "cost", "--sizes", "5", "--channels", "64", "--seconds", "0.01"]
+    assert compare.main([*arguments, "--modes", "forward", "--compile", "--output", str(tmp_path)]) == 0
+    (record,) = records.load(tmp_path).records
+    assert record["status"] == "ok"
+    assert record["compiled"] is True
+    assert record["macs"] == 25 * 64 * 64
+    assert any("torch.compile" in note for note in record["notes"])

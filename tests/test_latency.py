@@ -116,7 +116,7 @@ def test_budget_ends_sampling():
 def test_steps_beyond_the_budget_still_get_the_least_rounds():
     clock = Clock()
     samples = run(clock, {"control": clock.step("control", 5), "a": clock.step("a", 60_000)}, budget_s=1.0)
-    assert len(samples["a"].ms) == 5
+    assert len(samples["a"].ms) == 6
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -143,7 +143,7 @@ def test_settings_that_do_not_fit():
     clock = Clock()
     with pytest.raises(ValueError, match=r"expected the control among the steps \['a'\], got 'control'"):
         run(clock, {"a": clock.step("a", 1)})
-    with pytest.raises(ValueError, match="expected 1 <= min_rounds <= max_rounds, got 5 and 4"):
+    with pytest.raises(ValueError, match="expected 1 <= min_rounds <= max_rounds, got 6 and 4"):
         run(clock, {"control": clock.step("control", 1)}, max_rounds=4)
 
 

@@ -60,6 +60,10 @@ def _parser() -> Parser:
     cost.add_argument("--dtype", type=words, metavar="T,...", help="float32, bfloat16, float16")
     cost.add_argument("--modes", type=words, metavar="M,...", help="forward, training (forward with backward)")
     cost.add_argument("--levels", type=words, metavar="L,...", help="core, operator, head, network")
+    cost.add_argument(
+        "--channels-last", action="store_true", default=None, help="lay out weights and inputs with channels innermost"
+    )
+    cost.add_argument("--compile", action="store_true", default=None, dest="compiled", help="latency of torch.compile")
     cost.add_argument("--seconds", type=float, metavar="S", help="latency samples: time budget of one trial")
 
     accuracy = parser.add_argument_group("accuracy")
@@ -91,7 +95,7 @@ def _experiment(arguments: argparse.Namespace) -> Experiment:
         return {key: options[name] for key, name in names.items() if options[name] is not None}
 
     cost = given(sizes="sizes", channels="channels", batches="batch", dtypes="dtype", modes="modes", levels="levels")
-    cost |= given(seconds_per_trial="seconds")
+    cost |= given(seconds_per_trial="seconds", channels_last="channels_last", compiled="compiled")
     network = given(backbone="backbone", backbone_weights="backbone_weights", head="head")
     recipe = given(iterations="iterations")
     accuracy = given(

@@ -92,9 +92,12 @@ def absent(row: Row, key: str) -> Cell:
     return Cell(STATUSES[status], short=_BRIEFLY.get(status))
 
 
-def mode_columns(mode: str) -> list[Column]:
-    """Peak memory, latency, its ratio to the control and the rank by it, in one mode."""
+def mode_columns(mode: str, batch: int) -> list[Column]:
+    """Peak memory, latency, its ratio to the control and the rank by it, in one mode; images per second of a batch."""
     brief = {"forward": "fwd", "training": "train"}[mode]
+    throughput = number(
+        f"images_per_s_{mode}", f"Images/s {brief}", f"{brief.capitalize()} images/s", 1.0, better="high"
+    )
     return [
         number(f"peak_mib_{mode}", f"Peak {brief} (MiB)", f"Mem {brief} (MiB)", 1.0),
         Column(
@@ -105,6 +108,7 @@ def mode_columns(mode: str) -> list[Column]:
             "low",
         ),
         number(f"ratio_{mode}", f"{brief} / {CONTROL}", f"{brief.capitalize()} ratio", 1.0, smallest=1e-3),
+        *([throughput] if batch > 1 else []),
         Column(f"rank_{mode}", f"Rank {brief}", f"{brief.capitalize()} rank", _rank_cell(mode)),
     ]
 

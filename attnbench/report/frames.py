@@ -18,7 +18,18 @@ from attnbench.records import Record
 from attnbench.report.rows import MODES, ROW, accuracy_row, add_gains, add_ranks, cost_row
 
 _SHARED = ("protocol", "environment", "device")
-_COST = ("level", "channels", "height", "width", "batch", "dtype", "in_channels", "num_classes")
+_COST = (
+    "level",
+    "channels",
+    "height",
+    "width",
+    "batch",
+    "dtype",
+    "channels_last",
+    "compiled",
+    "in_channels",
+    "num_classes",
+)
 _ACCURACY = (
     "dataset",
     "image_size",

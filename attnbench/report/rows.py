@@ -21,6 +21,7 @@ MIB = 2**20
 SCORES = ("miou", "macc", "aacc")
 _MODE_FIGURES = (
     *("peak_mib", "latency_ms", "latency_low_ms", "latency_high_ms", "spread", "samples", "calls_per_sample"),
+    "images_per_s",
     *("control_ms", "ratio", "ratio_low", "ratio_high"),
 )
 
@@ -127,6 +128,7 @@ def _mode_columns(trial: Record | None) -> dict[str, Any]:
         columns["spread"] = latency.iqr / latency.median
         columns["samples"] = latency.count
         columns["calls_per_sample"] = trial["calls_per_sample"]
+        columns["images_per_s"] = 1e3 * trial["batch"] / latency.median
         columns["control_ms"] = summarise(control).median
         columns["ratio"], columns["ratio_low"], columns["ratio_high"] = ratio.median, ratio.low, ratio.high
     columns["notes"] = "; ".join(trial.get("notes", [])) if trial else ""

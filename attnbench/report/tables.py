@@ -72,7 +72,7 @@ def comparison_table(frame: Frame) -> Table:
         number("params", "Params (M)", "Params (M)", 1e6),
         number("macs", "MACs (G)", "MACs (G)", 1e9, bound="macs_lower_bound"),
         number("flops", "FLOPs (G)", "FLOPs (G)", 1e9, bound="macs_lower_bound"),
-        *(column for mode in MODES for column in mode_columns(mode)),
+        *(column for mode in MODES for column in mode_columns(mode, int(frame.cost["batch"]))),
         *score_columns(),
     ]
     title = cost_title(frame.cost)

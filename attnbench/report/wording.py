@@ -19,6 +19,7 @@ STATUSES = {
 }
 _DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 _LEVELS = {"core": "Core", "operator": "Operator", "head": "Head", "network": "Network"}
+_EXECUTION = {"channels_last": "channels last", "compiled": "torch.compile"}
 _DATASETS = {"context": "embedded context task", "camvid": "CamVid"}
 
 
@@ -76,6 +77,7 @@ def cost_title(cost: Mapping[str, Any]) -> str:
             1,
             str(cost["network.backbone"]) if cost["level"] == "network" else f"{cost.get('in_channels')} inputs",
         )
+    parts += [words for key, words in _EXECUTION.items() if cost.get(key)]
     return ", ".join([*parts, cost["dtype"], _DEVICES[cost["device"]]])
 
 
