@@ -7,13 +7,17 @@ from operators import controls as controls
 from operators import adaptive_pyramid as adaptive_pyramid
 from operators import asymmetric as asymmetric
 from operators import atrous_pyramid as atrous_pyramid
+from operators import compact_generalized_non_local as compact_generalized_non_local
 from operators import context_encoding as context_encoding
 from operators import criss_cross as criss_cross
 from operators import disentangled as disentangled
+from operators import double_attention as double_attention
 from operators import dual as dual
 from operators import dual_branches as dual_branches
 from operators import dynamic_multi_scale as dynamic_multi_scale
+from operators import efficient_attention as efficient_attention
 from operators import ema as ema
+from operators import external_attention as external_attention
 from operators import global_context as global_context
 from operators import hamburger as hamburger
 from operators import interlaced as interlaced

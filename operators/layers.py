@@ -86,6 +86,17 @@ def conv_macs(module: nn.Module, positions: int) -> int:
     return positions * sum(weights)
 
 
+def affine_map(conv: nn.Conv2d) -> Tensor:
+    """`[W, b]` `(D, C + 1)` of a 1x1 convolution `W x + b`.
+
+    Example:
+        >>> affine_map(nn.Conv2d(8, 4, 1)).shape
+        torch.Size([4, 9])
+    """
+    assert conv.bias is not None
+    return torch.cat((conv.weight.flatten(1), conv.bias.unsqueeze(1)), dim=1)
+
+
 def resize(x: Tensor, size: Iterable[int], *, align_corners: bool = False) -> Tensor:
     """`x` `(B, C, h, w)` at `size`, bilinearly; untouched where it has that size."""
     height, width = size
