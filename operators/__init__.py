@@ -6,7 +6,9 @@ from operators import controls as controls
 # isort: split
 from operators import adaptive_pyramid as adaptive_pyramid
 from operators import asymmetric as asymmetric
+from operators import atrous_object_context as atrous_object_context
 from operators import atrous_pyramid as atrous_pyramid
+from operators import attentional_class_feature as attentional_class_feature
 from operators import compact_generalized_non_local as compact_generalized_non_local
 from operators import context_encoding as context_encoding
 from operators import criss_cross as criss_cross
@@ -19,10 +21,13 @@ from operators import efficient_attention as efficient_attention
 from operators import ema as ema
 from operators import external_attention as external_attention
 from operators import global_context as global_context
+from operators import global_reasoning as global_reasoning
 from operators import hamburger as hamburger
 from operators import interlaced as interlaced
+from operators import latent_graph as latent_graph
 from operators import non_local as non_local
 from operators import object_context as object_context
+from operators import object_context_pooling as object_context_pooling
 from operators import point_wise as point_wise
 from operators import pyramid_pooling as pyramid_pooling
 from operators.interface import AttentionOperator, Auxiliary, OperatorSpec, PairOperator, Source
