@@ -9,8 +9,10 @@ from operators import asymmetric as asymmetric
 from operators import atrous_object_context as atrous_object_context
 from operators import atrous_pyramid as atrous_pyramid
 from operators import attentional_class_feature as attentional_class_feature
+from operators import cbam as cbam
 from operators import compact_generalized_non_local as compact_generalized_non_local
 from operators import context_encoding as context_encoding
+from operators import coordinate_attention as coordinate_attention
 from operators import criss_cross as criss_cross
 from operators import disentangled as disentangled
 from operators import double_attention as double_attention
@@ -18,6 +20,7 @@ from operators import dual as dual
 from operators import dual_branches as dual_branches
 from operators import dynamic_multi_scale as dynamic_multi_scale
 from operators import efficient_attention as efficient_attention
+from operators import efficient_channel as efficient_channel
 from operators import ema as ema
 from operators import external_attention as external_attention
 from operators import global_context as global_context
@@ -30,6 +33,8 @@ from operators import object_context as object_context
 from operators import object_context_pooling as object_context_pooling
 from operators import point_wise as point_wise
 from operators import pyramid_pooling as pyramid_pooling
+from operators import squeeze_excitation as squeeze_excitation
+from operators import strip_pooling as strip_pooling
 from operators.interface import AttentionOperator, Auxiliary, OperatorSpec, PairOperator, Source
 from operators.registry import (
     BrokenOperatorError,
