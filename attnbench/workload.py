@@ -148,7 +148,7 @@ def build_workload(trial: Trial) -> Workload:
     inputs: tuple[Tensor, ...] = (torch.randn(shape).to(device=device, dtype=dtype, memory_format=layout),)
     workload = Workload(module, inputs, trial.mode or "forward", closed_form)
     if trial.mode == "training":
-        _settle_batch_norms(workload)
+        settle_batch_norms(workload)
     if trial.level == "core":
         _reduce_to_core(workload)
     if trial.mode == "training":
@@ -161,7 +161,7 @@ def build_workload(trial: Trial) -> Workload:
     return workload
 
 
-def _settle_batch_norms(workload: Workload) -> None:
+def settle_batch_norms(workload: Workload) -> None:
     """Puts batch norms that see a single value per channel, and so cannot train, on their running statistics."""
     starved: list[nn.Module] = []
 

@@ -21,10 +21,11 @@ ROOMS = {
     "worker": GROUND | {"models", "data", "measuring", "training", "evaluation", "workload"},
     "supervisor": GROUND | {"worker"},
     "runner": GROUND | {"models", "data", "supervisor", "worker"},
+    "reproducing": GROUND | {"models", "measuring", "workload", "published"},
     "report": {"records", "published", "statistics", "errors"},
     "published": set(),
 }
-KNOWS_OPERATORS = {"models", "measuring", "training", "workload", "worker", "runner", "cli"}
+KNOWS_OPERATORS = {"models", "measuring", "training", "workload", "worker", "runner", "reproducing", "cli"}
 
 
 def imported(path):
@@ -68,7 +69,8 @@ def test_attnbench_imports_point_one_way(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["attnbench.config", "attnbench.records", "attnbench.report", "attnbench.cli.compare"]
+    "module",
+    ["attnbench.config", "attnbench.records", "attnbench.report", "attnbench.published", "attnbench.cli.compare"],
 )
 def test_import_without_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -10,8 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
+from attnbench.cli import published
 from attnbench.cli.arguments import Parser, console_of_width, integers, positive, size, sizes, words
 from attnbench.config import Experiment, load_preset, preset_names, updated
+from attnbench.errors import UsageError
 
 PROG = "compare.py"
 DEFAULT_OUTPUT = Path("results/local")
@@ -23,6 +25,7 @@ examples:
   python scripts/compare.py --preset accuracy                  three seeds, more iterations
   python scripts/compare.py --preset camvid --data-root DIR --backbone-weights resnet18.pth
   python scripts/compare.py --operator my_operator.py:MyAttention
+  python scripts/compare.py --published                        what papers print, computed again
 
 A run that was stopped goes on where it stopped: what has a record is not measured again.
 """
@@ -52,6 +55,11 @@ def _parser() -> Parser:
     )
     what.add_argument("--only", choices=["cost", "accuracy"], help="leave out the other half")
     what.add_argument("--device", help="auto, cpu or cuda")
+    what.add_argument(
+        "--published",
+        action="store_true",
+        help="compute the figures that papers print, each as its paper describes it, and stop; takes --output alone",
+    )
 
     cost = parser.add_argument_group("cost")
     cost.add_argument("--sizes", type=sizes, metavar="HxW,...", help="feature-map sizes, for example 65,97x129")
@@ -81,7 +89,10 @@ def _parser() -> Parser:
 
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR", help=f"results folder (default: {DEFAULT_OUTPUT})"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help=f"results folder (default: {DEFAULT_OUTPUT}; of --published: {published.DEFAULT_OUTPUT})",
     )
     output.add_argument("--dry-run", action="store_true", help="print the plan and exit")
     return parser
@@ -118,6 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the comparison that the command line asks for; returns the exit code."""
     began = time.monotonic()
     parsed = _parser().parse(arguments)
+    if parsed.published:
+        _expect_alone(parsed)
+        return published.report_published(console_of_width(), parsed.output or published.DEFAULT_OUTPUT)
+    parsed.output = parsed.output or DEFAULT_OUTPUT
     experiment = _experiment(parsed)
     console = console_of_width()
 
@@ -141,6 +156,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if name != "default":
                 console.print(f"left to --preset {name}: {about}", highlight=False)
     return 0
+
+
+def _expect_alone(parsed: argparse.Namespace) -> None:
+    """Raises a `UsageError` where something was asked for that `--published` does not follow."""
+    defaults = vars(_parser().parse([]))
+    for name, value in vars(parsed).items():
+        if name not in ("published", "output") and value != defaults[name]:
+            raise UsageError(f"--published: expected no other option than --output, got --{name.replace('_', '-')}")
 
 
 def _report(console: Console, found: Sequence[Mapping[str, Any]], folder: Path) -> None:

@@ -59,7 +59,8 @@ def _is_size(value: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients inside the block; every part's own mode behind it."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -91,7 +92,7 @@ def count_macs(module: nn.Module, inputs: tuple[Tensor, ...]) -> MacCount:
     analysis.clear_op_handles()
     analysis.set_op_handle(**HANDLES, **dict.fromkeys((*SET_ASIDE, *DATA_MOVEMENT)))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    with _evaluating(module):
+    with evaluating(module):
         macs = int(analysis.total())
     uncounted = dict(sorted(analysis.unsupported_ops().items()))
     for operation in uncounted:
