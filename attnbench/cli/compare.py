@@ -108,6 +108,8 @@ def _experiment(arguments: argparse.Namespace) -> Experiment:
     cost = given(sizes="sizes", channels="channels", batches="batch", dtypes="dtype", modes="modes", levels="levels")
     cost |= given(seconds_per_trial="seconds", channels_last="channels_last", compiled="compiled")
     network = given(backbone="backbone", backbone_weights="backbone_weights", head="head")
+    if "backbone" in network:
+        network["output_stride"] = 4 if network["backbone"] == "small" else 8
     recipe = given(iterations="iterations")
     accuracy = given(
         dataset="dataset", data_root="data_root", image_size="image_size", freeze_backbone="freeze_backbone"
