@@ -31,7 +31,7 @@ def check_reach(operator: Operator, **settings: Any) -> None:
     without gradients.
     """
     built = construct(operator, **settings).double()
-    height, width = 17, 19
+    height, width = 27, 29
     x = sample(1, CHANNELS, height, width)
     with torch.no_grad():
         base = built(x)
