@@ -108,12 +108,12 @@ def _heading(frame: Frame) -> str:
 
 
 def _rows(frame: Frame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in frame.rows.to_dict("records")]
+    return list(frame.table)
 
 
 def _table(title: str, columns: Sequence[Column], frame: Frame, legend: Sequence[str], notes: Sequence[str]) -> Table:
     rows = _rows(frame)
-    known = set(frame.rows.columns)
+    known = set(frame.table[0])
     kept = [c for c in columns if c.key in known and (c.key == "title" or _is_shown(c, rows))]
     kinds = [str(row["kind"]) for row in rows]
     by_column = [_mark_best(column, [column.cell(row) for row in rows], kinds) for column in kept]
