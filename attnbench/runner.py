@@ -71,6 +71,16 @@ def plan(experiment: Experiment) -> list[Trial]:
     return trials
 
 
+def shard(trials: Sequence[Trial], part: int, parts: int) -> list[Trial]:
+    """Part 1, 2, ... of a plan in `parts` disjoint parts of equal size, give or take one; each has some of every block.
+
+    Example:
+        >>> shard(["a", "b", "c", "d", "e"], 2, 3)
+        ['b', 'e']
+    """
+    return list(trials[part - 1 :: parts])
+
+
 def _plan_cost(names: Sequence[str], device: str, cost: Cost) -> Iterator[Trial]:
     settings = itertools.product(cost.levels, cost.sizes, cost.channels, cost.batches, cost.dtypes, cost.modes)
     for level, (height, width), channels, batch, dtype, mode in settings:
@@ -155,6 +165,8 @@ def run(experiment: Experiment, trials: Sequence[Trial], folder: Path) -> Iterat
     Raises:
         UsageError: if the folder cannot be written, or the data needs mending; what was measured is kept.
     """
+    if not trials:
+        return
     environment = fingerprint(trials[0].device)
     key = environment_hash(environment)
     sources = {trial.operator: operators.source_hash(operators.get(trial.operator)) for trial in trials}

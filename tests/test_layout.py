@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"config", "records", "environment", "metrics", "errors", "statistics"}
+GROUND = {"config", "records", "reading", "schema", "familiar", "environment", "metrics", "errors", "statistics"}
 ROOMS = {
     **dict.fromkeys(GROUND, GROUND),
     "models": GROUND,
@@ -22,7 +22,7 @@ ROOMS = {
     "supervisor": GROUND | {"worker"},
     "runner": GROUND | {"models", "data", "supervisor", "worker"},
     "reproducing": GROUND | {"models", "measuring", "workload", "published"},
-    "report": {"records", "published", "statistics", "errors"},
+    "report": {"records", "reading", "published", "statistics", "errors"},
     "published": set(),
 }
 KNOWS_OPERATORS = {"models", "measuring", "training", "workload", "worker", "runner", "reproducing", "cli"}

@@ -95,6 +95,24 @@ def render_terminal(frame: Frame) -> rich.table.Table:
     return shown
 
 
+def render_changes(table: Table) -> rich.table.Table:
+    """What changed since an earlier run, for a terminal."""
+    shown = rich.table.Table(
+        box=rich.box.SIMPLE_HEAD,
+        title=table.title,
+        caption=Text("\n".join(table.notes)),
+        caption_justify="left",
+        caption_style="dim",
+        pad_edge=False,
+        min_width=80,
+    )
+    for column in table.columns:
+        shown.add_column(column.header)
+    for row in table.rows:
+        shown.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
+    return shown
+
+
 def _short(cell: Cell) -> str:
     return cell.text if cell.short is None else cell.short
 

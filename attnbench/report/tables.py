@@ -84,8 +84,8 @@ def comparison_table(frame: Frame) -> Table:
 
 def brief_table(frame: Frame) -> Table:
     """What a reader chooses by: the reference implementations, with ratios for latencies and one score."""
-    rows = frame.rows[frame.rows["implementation"] == "reference"]
-    table = comparison_table(dataclasses.replace(frame, rows=rows))
+    rows = [row for row in frame.table if row["implementation"] == "reference"]
+    table = comparison_table(dataclasses.replace(frame, table=rows))
     shown = [index for index, column in enumerate(table.columns) if column.key.startswith(_BRIEF)]
     return dataclasses.replace(
         table,
@@ -130,12 +130,12 @@ def _heading(frame: Frame) -> str:
 
 
 def _rows(frame: Frame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in frame.rows.to_dict("records")]
+    return list(frame.table)
 
 
 def _table(title: str, columns: Sequence[Column], frame: Frame, legend: Sequence[str], notes: Sequence[str]) -> Table:
     rows = _rows(frame)
-    known = set(frame.rows.columns)
+    known = set(frame.table[0])
     kept = [c for c in columns if c.key in known and (c.key == "title" or _is_shown(c, rows))]
     kinds = [str(row["kind"]) for row in rows]
     by_column = [_mark_best(column, [column.cell(row) for row in rows], kinds) for column in kept]

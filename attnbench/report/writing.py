@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +13,10 @@ from typing import Any
 import rich.table
 
 from attnbench.errors import UsageError
+from attnbench.reading import paused_collector
 from attnbench.records import Record
 from attnbench.report.facts import commits, dates, flatten, machine, provenance
-from attnbench.report.frames import Frame, accuracy_frames, all_frames, comparison_frames, sheet, superseded
+from attnbench.report.frames import Arranged, Frame, accuracy_frames, arrange, comparison_frames, sheet
 from attnbench.report.growth_tables import growth_sheets, growth_tables
 from attnbench.report.page import render_page
 from attnbench.report.plots import Plot, scaling, trade_off
@@ -22,6 +25,8 @@ from attnbench.report.tables import Table, accuracy_table, brief_table, class_ta
 from attnbench.report.wording import distinct
 
 Environments = Mapping[str, Mapping[str, Any]]
+MOST_TABLES = 24
+"""Settings of one kind with a table of their own; nobody reads more on one page, and the CSV file has them all."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,14 @@ class Report:
     skipped: tuple[str, ...]
 
 
+@paused_collector()
 def write_report(
-    records: Sequence[Record], environments: Environments, folder: Path, *, problems: Sequence[str] = ()
+    records: Sequence[Record],
+    environments: Environments,
+    folder: Path,
+    *,
+    problems: Sequence[str] = (),
+    against: Table | None = None,
 ) -> Report:
     """Writes tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page of HTML.
 
@@ -52,26 +63,25 @@ def write_report(
         environments: fingerprint by environment hash.
         folder: where to; created if it does not exist.
         problems: sentences on records that could not be read, to be repeated in the report.
+        against: what changed since an earlier run.
 
     Raises:
         UsageError: if the folder cannot be written.
 
     """
-    frames = all_frames(records, environments)
-    compared = [frame for frame in frames if frame.cost]
-    scored = accuracy_frames(records, environments)
-    sections = [*_sections(compared, scored), *growth_tables(compared)]
-    drawn = [*map(trade_off, compared), *scaling(compared)] if records else []
+    arranged = arrange(records, environments)
+    compared, scored = arranged.compared[:MOST_TABLES], arranged.scored[:MOST_TABLES]
+    sections = _sections(compared, scored) + growth_tables(compared)
+    sections += [("Against an earlier run", [against])] if against else []
+    few = len(arranged.compared) <= MOST_TABLES
+    drawn = [*map(trade_off, compared if few else compared[:1]), *(scaling(compared) if few else ())] if records else []
     plots = _named_apart([plot for plot in drawn if isinstance(plot, Plot)])
-    skipped = [*problems, *(reason for reason in drawn if isinstance(reason, str))]
-    replaced = superseded(records)
-    if replaced:
-        skipped.append(f"{replaced} record(s) are not shown: the same trial was measured later with another source.")
+    skipped = [*problems, *(reason for reason in drawn if isinstance(reason, str)), *_left_out(arranged)]
     facts, machines = provenance(records), _machines(records, environments)
     pictures = [(plot.caption, plot.png()) for plot in plots]
     texts = {
         "comparison.md": _markdown(sections, plots, facts, machines, skipped),
-        "comparison.csv": sheet(frames).to_csv(index=False, lineterminator="\n"),
+        "comparison.csv": _csv(arranged.all),
         **{name: rows.to_csv(index=False, lineterminator="\n") for name, rows in growth_sheets(compared).items()},
         "comparison.tex": _latex([*map(comparison_table, compared), *map(accuracy_table, scored)]),
         "index.html": render_page(sections, pictures, facts, machines, skipped),
@@ -80,16 +90,18 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
         files = [folder / name for name in texts]
         for file, text in zip(files, texts.values(), strict=True):
-            file.write_text(text, encoding="utf-8")
+            _replace(file, text.encode())
         for plot, (_, picture) in zip(plots, pictures, strict=True):
             for suffix, data in (("png", picture), ("pdf", plot.pdf())):
                 files.append(folder / f"{plot.name}.{suffix}")
-                files[-1].write_bytes(data)
+                _replace(files[-1], data)
     except OSError as error:
         raise UsageError(
             f"report folder {str(folder)!r}: expected one that can be written, got {error.strerror or error}"
         ) from error
-    return Report(folder, tuple(files), tuple(frames), tuple(skipped))
+    return Report(
+        folder, tuple(files), (*compared, *arranged.all[len(arranged.compared) :][:MOST_TABLES]), tuple(skipped)
+    )
 
 
 def terminal_tables(report: Report) -> list[rich.table.Table]:
@@ -111,7 +123,7 @@ def readme_block(records: Sequence[Record], environments: Environments, *, comma
         return (
             cost.get("level") == "operator",
             bool(frame.accuracy),
-            len(frame.rows),
+            len(frame.table),
             cost.get("height", 0) * cost.get("width", 0),
         )
 
@@ -145,6 +157,53 @@ def replace_block(text: str, name: str, block: str) -> str:
             f"got {text.count(begin)} and {text.count(end)}"
         )
     return f"{text[: text.index(begin)]}{begin}\n{block}\n{text[text.index(end) :]}"
+
+
+def _replace(file: Path, data: bytes) -> None:
+    """Writes a whole file or none: a full disk or another run at the same time leaves no half of one."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _csv(frames: Sequence[Frame]) -> str:
+    columns, rows = sheet(frames)
+    return "".join(",".join(map(_field, row)) + "\n" for row in (columns, *rows))
+
+
+def _field(value: Any) -> str:
+    """One field of a CSV file; most texts stand there thousands of times, and are looked at once."""
+    if value is None:
+        return ""
+    return _quoted(value) if isinstance(value, str) else str(value)
+
+
+@functools.lru_cache(maxsize=65536)
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
+
+
+def _left_out(arranged: Arranged) -> list[str]:
+    """Sentences on what is in the CSV file or the records alone."""
+    found: list[str] = []
+    if len(arranged.compared) > MOST_TABLES:
+        found.append(
+            f"{len(arranged.compared) - MOST_TABLES} of {len(arranged.compared)} settings of cost stand in "
+            f"comparison.csv alone: tables are drawn for the first {MOST_TABLES}, figures for the first."
+        )
+    if len(arranged.scored) > MOST_TABLES:
+        found.append(
+            f"{len(arranged.scored) - MOST_TABLES} of {len(arranged.scored)} settings of accuracy stand in "
+            f"comparison.csv alone: tables are drawn for the first {MOST_TABLES}."
+        )
+    if arranged.replaced:
+        found.append(
+            f"{arranged.replaced} record(s) are not shown: the same trial was measured later with another source."
+        )
+    return found
 
 
 def _sections(compared: Sequence[Frame], scored: Sequence[Frame]) -> list[tuple[str, list[Table]]]:
