@@ -26,6 +26,7 @@ import fastjsonschema
 
 from attnbench.config import DType, Level, Mode, Network, Recipe
 from attnbench.errors import UsageError
+from attnbench.machine import rates, read_machine
 
 PROTOCOL = 1
 """Version of what is measured and how; records of different versions never share a table."""
@@ -263,11 +264,17 @@ def load(folder: Path) -> Loaded:
 
 
 def load_environments(folder: Path) -> dict[str, dict[str, Any]]:
-    """The environments that the records of `folder` refer to, by hash; one that cannot be read is left out."""
+    """The environments that the records of `folder` refer to, by hash; one that cannot be read is left out.
+
+    Where the roof of the machine was measured, its rates stand in the environment as `roofline`.
+    """
     found: dict[str, dict[str, Any]] = {}
     for path in sorted((folder / "environments").glob("*.json")):
         try:
             found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
+        measured = rates(read_machine(folder, path.stem))
+        if measured and isinstance(found[path.stem], dict):
+            found[path.stem]["roofline"] = measured
     return found

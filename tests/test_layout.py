@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"config", "records", "environment", "metrics", "errors", "statistics"}
+GROUND = {"config", "records", "environment", "metrics", "errors", "statistics", "machine"}
 ROOMS = {
     **dict.fromkeys(GROUND, GROUND),
     "models": GROUND,
@@ -20,7 +20,8 @@ ROOMS = {
     "workload": GROUND | {"models", "data", "measuring"},
     "worker": GROUND | {"models", "data", "measuring", "training", "evaluation", "workload"},
     "supervisor": GROUND | {"worker"},
-    "runner": GROUND | {"models", "data", "supervisor", "worker"},
+    "calibration": GROUND | {"measuring", "supervisor"},
+    "runner": GROUND | {"models", "data", "supervisor", "worker", "calibration"},
     "report": {"records", "published", "statistics", "errors"},
     "published": set(),
 }

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from attnbench.records import Record
+from attnbench.report.roofline import work_columns
 from attnbench.report.rows import ROW, accuracy_row, add_gains, cost_row
 
 _SHARED = ("protocol", "environment", "device")
@@ -66,8 +67,8 @@ def comparison_frames(records: Sequence[Record], environments: Mapping[str, Mapp
     scored = accuracy_frames(records, environments)
     frames: list[Frame] = []
     for setting, group in _by_setting(records, "cost"):
-        costs = pd.DataFrame([cost_row(trials) for trials in _by_row(group)])
         environment = environments.get(setting["environment"], {})
+        costs = pd.DataFrame([_cost_row(trials, environment) for trials in _by_row(group)])
         partners = [frame for frame in scored if all(frame.accuracy[key] == setting[key] for key in _SHARED)]
         frames += [Frame(setting, partner.accuracy, environment, _join(costs, partner.rows)) for partner in partners]
         if not partners:
@@ -122,6 +123,11 @@ def sheet(frames: Sequence[Frame]) -> pd.DataFrame:
         if key in whole:
             whole[key] = whole[key].astype("Int64")
     return whole
+
+
+def _cost_row(trials: Sequence[Record], environment: Mapping[str, Any]) -> dict[str, Any]:
+    modes = {str(trial["mode"]): trial for trial in trials}
+    return cost_row(trials) | work_columns(modes, environment)
 
 
 def _setting(record: Record, task: str) -> dict[str, Any]:

@@ -17,8 +17,10 @@ from attnbench.report.frames import Frame, accuracy_frames, all_frames, comparis
 from attnbench.report.page import render_page
 from attnbench.report.plots import Plot, scaling, trade_off
 from attnbench.report.render import legend, render_terminal, to_latex, to_markdown
+from attnbench.report.roofline_plot import rooflines
 from attnbench.report.tables import Table, accuracy_table, class_table, comparison_table
 from attnbench.report.wording import distinct
+from attnbench.report.work import has_work, work_table
 
 Environments = Mapping[str, Mapping[str, Any]]
 
@@ -60,7 +62,9 @@ def write_report(
     compared = [frame for frame in frames if frame.cost]
     scored = accuracy_frames(records, environments)
     sections = _sections(compared, scored)
+    working = _distinct_costs(compared)
     drawn = [*map(trade_off, compared), *scaling(compared)] if records else []
+    drawn += [drawing for frame in working for drawing in rooflines(frame)]
     plots = _named_apart([plot for plot in drawn if isinstance(plot, Plot)])
     skipped = [*problems, *(reason for reason in drawn if isinstance(reason, str))]
     replaced = superseded(records)
@@ -71,7 +75,9 @@ def write_report(
     texts = {
         "comparison.md": _markdown(sections, plots, facts, machines, skipped),
         "comparison.csv": sheet(frames).to_csv(index=False, lineterminator="\n"),
-        "comparison.tex": _latex([*map(comparison_table, compared), *map(accuracy_table, scored)]),
+        "comparison.tex": _latex(
+            [*map(comparison_table, compared), *map(work_table, working), *map(accuracy_table, scored)]
+        ),
         "index.html": render_page(sections, pictures, facts, machines, skipped),
     }
     try:
@@ -149,11 +155,21 @@ def _sections(compared: Sequence[Frame], scored: Sequence[Frame]) -> list[tuple[
     sections: list[tuple[str, list[Table]]] = []
     if compared:
         sections.append(("Comparison", [comparison_table(frame) for frame in compared]))
+        sections.append(("Work and roofline", [work_table(frame) for frame in _distinct_costs(compared)]))
     if scored:
         sections.append(("Accuracy", [accuracy_table(frame) for frame in scored]))
         classes = [class_table(frame) for frame in scored]
         sections.append(("IoU of each class", [table for table in classes if len(table.columns) > 2]))
     return [(heading, tables) for heading, tables in sections if tables]
+
+
+def _distinct_costs(compared: Sequence[Frame]) -> list[Frame]:
+    """One comparison of each cost setting, whatever it was joined with, where the records hold the work."""
+    found: list[Frame] = []
+    for frame in compared:
+        if has_work(frame) and frame.cost not in [other.cost for other in found]:
+            found.append(frame)
+    return found
 
 
 def _machines(records: Sequence[Record], environments: Environments) -> dict[str, dict[str, str]]:
