@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attnbench.machine import rates, read_machine
 from attnbench.schema import Record, parse
 
 LONGEST_LINE = 16 << 20
@@ -120,7 +121,10 @@ def paused_collector() -> Iterator[None]:
 
 
 def load_environments(folder: Path) -> dict[str, dict[str, Any]]:
-    """The environments that the records of `folder` refer to, by hash; one that cannot be read is left out."""
+    """The environments that the records of `folder` refer to, by hash; one that cannot be read is left out.
+
+    Where the roof of the machine was measured, its rates stand in the environment as `roofline`.
+    """
     found: dict[str, dict[str, Any]] = {}
     for path in _files(folder / "environments", ".json", []):
         try:
@@ -128,5 +132,6 @@ def load_environments(folder: Path) -> dict[str, dict[str, Any]]:
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(environment, dict):
-            found[path.stem] = environment
+            measured = rates(read_machine(folder, path.stem))
+            found[path.stem] = {**environment, **({"roofline": measured} if measured else {})}
     return found

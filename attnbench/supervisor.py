@@ -66,6 +66,11 @@ def _context() -> Any:
     return context
 
 
+def processes() -> Any:
+    """The context that every process of a run comes from."""
+    return _context()
+
+
 def warm_up() -> None:
     """Starts the server that workers come from, so that it imports while the parent goes on."""
     _context().Process(target=int).start()

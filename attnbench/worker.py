@@ -27,7 +27,8 @@ from attnbench.config import Cost
 from attnbench.data import build_dataset
 from attnbench.errors import UsageError
 from attnbench.evaluation import evaluate
-from attnbench.measuring.cost import count_macs, count_params
+from attnbench.measuring.cost import MacCount, count_macs, count_params
+from attnbench.measuring.flop_counter import count_work
 from attnbench.measuring.latency import round_robin
 from attnbench.measuring.memory import peak_bytes
 from attnbench.models.build import build_segmentor
@@ -197,9 +198,11 @@ def _prepare(trial: Trial) -> tuple[Workload, dict[str, Any]]:
         raise checks.ConformanceError(
             f"expected {workload.macs_closed_form} MACs as declared, got {counted.macs} counted"
         )
+    work = _count_work(workload, counted)
     figures: dict[str, Any] = {
         "params": count_params(workload.module),
         "macs": counted.macs,
+        **work,
         "uncounted": list(counted.uncounted),
         "lower_bound": counted.lower_bound,
         "notes": workload.notes,
@@ -213,6 +216,16 @@ def _prepare(trial: Trial) -> tuple[Workload, dict[str, Any]]:
         figures["macs_closed_form"] = workload.macs_closed_form
     figures["prepare_s"] = time.perf_counter() - started
     return workload, figures
+
+
+def _count_work(workload: Workload, counted: MacCount) -> dict[str, Any]:
+    """Fields on the work of one step, and a note for the record where the counters disagree or cannot see."""
+    work = count_work(workload.step, workload.module, workload.inputs)
+    if work.hidden:
+        workload.notes.append(f"MACs at the dispatcher are a lower bound: {', '.join(work.hidden)} may hide products")
+    if workload.mode == "forward" and work.macs != counted.macs:
+        workload.notes.append(f"the trace counts {counted.macs} MACs, the dispatcher {work.macs}")
+    return work.fields(workload.mode)
 
 
 def _control(trials: Sequence[Trial], workloads: dict[int, Workload]) -> Workload:

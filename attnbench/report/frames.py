@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from attnbench.records import Record
+from attnbench.report.roofline import work_columns
 from attnbench.report.rows import ROW, accuracy_row, add_gains, add_ranks, cost_row
 
 Row = dict[str, Any]
@@ -114,9 +115,9 @@ def arrange(records: Sequence[Record], environments: Environments) -> Arranged:
         scored.append(Frame({}, setting, environments.get(setting["environment"], {}), _ordered(table)))
     for setting, rows in _settings(records, "cost"):
         shown += sum(map(len, rows))
-        costs = [cost_row(trials) for trials in rows]
-        add_ranks(costs)
         environment = environments.get(setting["environment"], {})
+        costs = [_cost_row(trials, environment) for trials in rows]
+        add_ranks(costs)
         partners = [frame for frame in scored if all(frame.accuracy[key] == setting[key] for key in _SHARED)]
         compared += [Frame(setting, partner.accuracy, environment, _join(costs, partner.table)) for partner in partners]
         if not partners:
@@ -156,6 +157,11 @@ def _setting_keys(own: Sequence[str], keys: tuple[str, ...]) -> list[str]:
     """Those of a record's keys that make its setting, in the order of the columns."""
     nested = sorted(key for key in keys if key.startswith(("network.", "recipe.")) and key != _PATH)
     return [key for key in (*_SHARED, *own, *nested) if key in keys]
+
+
+def _cost_row(trials: Sequence[Record], environment: Mapping[str, Any]) -> Row:
+    modes = {str(trial["mode"]): trial for trial in trials}
+    return cost_row(trials) | work_columns(modes, environment)
 
 
 def _settings(records: Iterable[Record], task: str) -> list[tuple[dict[str, Any], list[list[Record]]]]:

@@ -25,7 +25,7 @@ from attnbench.report.wording import accuracy_title, cost_title, label, slug
 
 DPI = 200
 _FONT = 8.0
-_KINDS = {"attention": ("Attention", 0, "o"), "context": ("Context", 1, "s"), "control": ("Control", 7, "D")}
+KINDS = {"attention": ("Attention", 0, "o"), "context": ("Context", 1, "s"), "control": ("Control", 7, "D")}
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*")
 _DASHES = ("-", "--", ":", "-.")
 
@@ -104,8 +104,8 @@ def trade_off(frame: Frame) -> Plot | str:
         right.set_xlabel("Peak memory, forward (MiB)")
         left.set_ylabel("mIoU (%)")
         handles = [
-            Line2D([], [], linestyle="", marker=marker, color=_colour(kind), markersize=6, label=name)
-            for kind, (name, _, marker) in _KINDS.items()
+            Line2D([], [], linestyle="", marker=marker, color=colour(kind), markersize=6, label=name)
+            for kind, (name, _, marker) in KINDS.items()
             if kind in set(rows["kind"])
         ]
         if (rows["implementation"] != "reference").any():
@@ -125,7 +125,7 @@ def trade_off(frame: Frame) -> Plot | str:
                 _baseline(axes, row)
             places = list(zip(points[column].astype(float), 100 * points["miou"].astype(float), strict=True))
             radii = [area**0.5 / 2 for area in _areas(points)]
-            place_labels(axes, places, _labels(points), radii, list(_bars(points)), fontsize=_FONT - 1)
+            place_labels(axes, places, labels_of(points), radii, list(_bars(points)), fontsize=_FONT - 1)
     caption = f"mIoU against cost. {cost_title(frame.cost)}; mIoU: {accuracy_title(frame.accuracy)}. "
     caption += "The area of a marker grows with the operator's parameters; bars are the standard deviation over "
     caption += "seeds; a dotted line is an operator that multiplies nothing."
@@ -164,7 +164,7 @@ def _scaling_plot(members: Sequence[Frame], mode: str, title: str) -> Plot | str
         (f"peak_mib_{mode}", f"Peak memory, {mode} (MiB)", 1.0),
         (f"latency_ms_{mode}", f"Latency, {mode} (ms)", 1.0),
     ]
-    long["name"] = _labels(long)
+    long["name"] = labels_of(long)
     labels = list(long["name"].unique())
     with style():
         legend_rows = -(-len(labels) // 4)
@@ -215,7 +215,7 @@ def _line_styles(labels: Sequence[str]) -> Mapping[str, dict[str, Any]]:
 def _baseline(axes: Axes, row: Mapping[Any, Any]) -> None:
     """Draws an operator without cost, which has no place on a logarithmic axis, as a line across."""
     score = 100 * float(row["miou"])
-    axes.axhline(score, color=_colour(row["kind"]), linewidth=1.0, linestyle=":", zorder=1)
+    axes.axhline(score, color=colour(row["kind"]), linewidth=1.0, linestyle=":", zorder=1)
     text = axes.annotate(
         label(row), (0, score), xycoords=axes.get_yaxis_transform(), xytext=(3, 2), textcoords="offset points"
     )
@@ -231,14 +231,14 @@ def _scatter(axes: Axes, rows: pd.DataFrame, column: str, scores: pd.Series[Any]
     axes.set_ylim(low - margin, high + margin)
     axes.errorbar(values, score, yerr=_bars(rows), fmt="none", ecolor="0.7", elinewidth=0.8, zorder=1)
     for (kind, implementation), group in rows.assign(area=_areas(rows)).groupby(["kind", "implementation"]):
-        colour = _colour(str(kind))
+        shade = colour(str(kind))
         axes.scatter(
             group[column].astype(float),
             100 * group["miou"].astype(float),
             s=group["area"],
-            marker=_KINDS[str(kind)][2],
-            facecolors=colour if implementation == "reference" else "white",
-            edgecolors="white" if implementation == "reference" else colour,
+            marker=KINDS[str(kind)][2],
+            facecolors=shade if implementation == "reference" else "white",
+            edgecolors="white" if implementation == "reference" else shade,
             linewidths=0.5 if implementation == "reference" else 1.2,
             alpha=0.9,
             zorder=3,
@@ -247,7 +247,8 @@ def _scatter(axes: Axes, rows: pd.DataFrame, column: str, scores: pd.Series[Any]
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _labels(rows: pd.DataFrame) -> list[str]:
+def labels_of(rows: pd.DataFrame) -> list[str]:
+    """The label of each row."""
     return [label({str(key): value for key, value in row.items()}) for row in rows.to_dict("records")]
 
 
@@ -260,6 +261,7 @@ def _areas(rows: pd.DataFrame) -> list[float]:
     return [24.0 + 150.0 * value for value in params / max(float(params.max()), 1.0)]
 
 
-def _colour(kind: str) -> tuple[float, float, float]:
-    colour: tuple[float, float, float] = sns.color_palette("colorblind")[_KINDS[kind][1]]
-    return colour
+def colour(kind: str) -> tuple[float, float, float]:
+    """The colour of a kind of operator."""
+    found: tuple[float, float, float] = sns.color_palette("colorblind")[KINDS[kind][1]]
+    return found

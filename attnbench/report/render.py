@@ -19,8 +19,17 @@ from attnbench.report.wording import distinct
 _NARROW = (
     *("title", "params", "macs", "peak_mib_forward", "latency_ms_forward", "ratio_forward"),
     *("peak_mib_training", "latency_ms_training", "ratio_training", "miou", "train_s"),
+    *("macs_backward", "elementwise", "intensity_forward", "bound_ms_forward", "reach_forward", "reach_training"),
 )
-_MATH = {"±": r"$\pm$", "×": r"$\times$", "†": r"$^\dagger$", "‡": r"$^\ddagger$", "–": "--", "≥": r"$\geq$"}
+_MATH = {
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
+    "§": r"\S",
+    "–": "--",
+    "≥": r"$\geq$",
+}
 
 
 def to_markdown(table: Table) -> str:

@@ -79,7 +79,7 @@ def comparison_table(frame: Frame) -> Table:
     if frame.accuracy:
         title += f"; mIoU: {accuracy_title(frame.accuracy)}"
     legend = [*_COST_LEGEND, *(_ACCURACY_LEGEND if frame.accuracy else ())]
-    return _table(title, columns, frame, legend, [*_cost_notes(frame), *_accuracy_notes(frame)])
+    return build_table(title, columns, frame, legend, [*_cost_notes(frame), *_accuracy_notes(frame)])
 
 
 def brief_table(frame: Frame) -> Table:
@@ -104,7 +104,7 @@ def accuracy_table(frame: Frame) -> Table:
         number("params_network", "Params of the network (M)", "Params (M)", 1e6),
         number("train_s", "Training (s)", "Training (s)", 1.0, better=None),
     ]
-    table = _table(
+    table = build_table(
         _heading(frame),
         columns,
         frame,
@@ -121,7 +121,7 @@ def class_table(frame: Frame) -> Table:
     columns = [Column("title", "Operator", "Operator", lambda row: Cell(label(row)))]
     columns += [Column("iou", f"{name} (%)", name, class_cell(name), "high") for name in classes]
     columns.append(Column("miou", "mean (%)", "mean", lambda row: percent(row["miou"]), "high"))
-    return _table(_heading(frame), columns, frame, [_BOLD], [])
+    return build_table(_heading(frame), columns, frame, [_BOLD], [])
 
 
 def _heading(frame: Frame) -> str:
@@ -133,7 +133,10 @@ def _rows(frame: Frame) -> list[dict[str, Any]]:
     return list(frame.table)
 
 
-def _table(title: str, columns: Sequence[Column], frame: Frame, legend: Sequence[str], notes: Sequence[str]) -> Table:
+def build_table(
+    title: str, columns: Sequence[Column], frame: Frame, legend: Sequence[str], notes: Sequence[str]
+) -> Table:
+    """The table of a frame's rows; columns that nothing was measured for are left out, and the best is marked."""
     rows = _rows(frame)
     known = set(frame.table[0])
     kept = [c for c in columns if c.key in known and (c.key == "title" or _is_shown(c, rows))]

@@ -21,8 +21,10 @@ from attnbench.report.growth_tables import growth_sheets, growth_tables
 from attnbench.report.page import render_page
 from attnbench.report.plots import Plot, scaling, trade_off
 from attnbench.report.render import legend, render_terminal, to_latex, to_markdown
+from attnbench.report.roofline_plot import rooflines
 from attnbench.report.tables import Table, accuracy_table, brief_table, class_table, comparison_table
 from attnbench.report.wording import distinct
+from attnbench.report.work import has_work, work_table
 
 Environments = Mapping[str, Mapping[str, Any]]
 MOST_TABLES = 24
@@ -71,10 +73,12 @@ def write_report(
     """
     arranged = arrange(records, environments)
     compared, scored = arranged.compared[:MOST_TABLES], arranged.scored[:MOST_TABLES]
+    working = _distinct_costs(compared)
     sections = _sections(compared, scored) + growth_tables(compared)
     sections += [("Against an earlier run", [against])] if against else []
     few = len(arranged.compared) <= MOST_TABLES
     drawn = [*map(trade_off, compared if few else compared[:1]), *(scaling(compared) if few else ())] if records else []
+    drawn += [drawing for frame in (working if few else working[:1]) for drawing in rooflines(frame)]
     plots = _named_apart([plot for plot in drawn if isinstance(plot, Plot)])
     skipped = [*problems, *(reason for reason in drawn if isinstance(reason, str)), *_left_out(arranged)]
     facts, machines = provenance(records), _machines(records, environments)
@@ -83,7 +87,9 @@ def write_report(
         "comparison.md": _markdown(sections, plots, facts, machines, skipped),
         "comparison.csv": _csv(arranged.all),
         **{name: rows.to_csv(index=False, lineterminator="\n") for name, rows in growth_sheets(compared).items()},
-        "comparison.tex": _latex([*map(comparison_table, compared), *map(accuracy_table, scored)]),
+        "comparison.tex": _latex(
+            [*map(comparison_table, compared), *map(work_table, working), *map(accuracy_table, scored)]
+        ),
         "index.html": render_page(sections, pictures, facts, machines, skipped),
     }
     try:
@@ -210,11 +216,21 @@ def _sections(compared: Sequence[Frame], scored: Sequence[Frame]) -> list[tuple[
     sections: list[tuple[str, list[Table]]] = []
     if compared:
         sections.append(("Comparison", [comparison_table(frame) for frame in compared]))
+        sections.append(("Work and roofline", [work_table(frame) for frame in _distinct_costs(compared)]))
     if scored:
         sections.append(("Accuracy", [accuracy_table(frame) for frame in scored]))
         classes = [class_table(frame) for frame in scored]
         sections.append(("IoU of each class", [table for table in classes if len(table.columns) > 2]))
     return [(heading, tables) for heading, tables in sections if tables]
+
+
+def _distinct_costs(compared: Sequence[Frame]) -> list[Frame]:
+    """One comparison of each cost setting, whatever it was joined with, where the records hold the work."""
+    found: list[Frame] = []
+    for frame in compared:
+        if has_work(frame) and frame.cost not in [other.cost for other in found]:
+            found.append(frame)
+    return found
 
 
 def _machines(records: Sequence[Record], environments: Environments) -> dict[str, dict[str, str]]:
