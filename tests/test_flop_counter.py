@@ -10,7 +10,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import operators
-from attnbench.measuring.cost import count_macs
+from attnbench import worker
+from attnbench.measuring.cost import MacCount, count_macs
 from attnbench.measuring.flop_counter import count_work
 from attnbench.workload import Workload
 from operators.checks.products import product_counter
@@ -315,3 +316,27 @@ def test_fields_hold_what_the_mode_has():
     assert "macs_backward" not in forward
     assert training["macs_backward"] == 120
     assert "macs_dispatched" not in training
+
+
+def test_counters_that_disagree_make_a_note():
+    module, x = Calls(Squared.apply), torch.randn(5, 5)
+    workload = Workload(module, (x,), "forward")
+    fields = worker._count_work(workload, count_macs(module, (x,)))
+    assert fields["macs_dispatched"] == 125
+    assert workload.notes == ["the trace counts 0 MACs, the dispatcher 125"]
+
+
+def test_hidden_products_make_a_note():
+    module, x = Calls(torch.linalg.cholesky), 9 * torch.eye(4)
+    workload = Workload(module, (x,), "forward")
+    worker._count_work(workload, MacCount(0, ()))
+    assert workload.notes == [
+        "MACs at the dispatcher are a lower bound: aten::linalg_cholesky_ex may hide products",
+    ]
+
+
+def test_counters_that_agree_make_none():
+    module, x = nn.Linear(4, 5), torch.randn(3, 4)
+    workload = Workload(module, (x,), "forward")
+    assert worker._count_work(workload, count_macs(module, (x,)))["macs_dispatched"] == 60
+    assert workload.notes == []

@@ -12,6 +12,7 @@ from matplotlib.transforms import Bbox
 from record_factory import ENVIRONMENT, ENVIRONMENTS, OPERATORS, cost_record, small_run
 
 from attnbench import calibration, records, report
+from attnbench.cli import report as report_cli
 from attnbench.errors import UsageError
 from attnbench.machine import rates, read_machine, write_machine
 from attnbench.measuring.roofline import measure_machine
@@ -283,3 +284,14 @@ def test_machine_file_that_cannot_be_written_is_the_users_to_mend(tmp_path):
     (tmp_path / "machine").write_text("a file")
     with pytest.raises(UsageError, match="expected a folder that can be written"):
         write_machine(tmp_path, ENVIRONMENT, MEASURED)
+
+
+def test_roof_of_one_folder_is_not_lost_to_another(tmp_path, capsys):
+    for name in ("with", "without"):
+        with records.RecordWriter(tmp_path / name) as writer:
+            writer.write_environment(ENVIRONMENTS[ENVIRONMENT], ENVIRONMENT)
+            writer.write(work_record("ema" if name == "with" else "dual"))
+    write_machine(tmp_path / "with", ENVIRONMENT, MEASURED)
+    report_cli.main([str(tmp_path / "with"), str(tmp_path / "without"), "--output", str(tmp_path / "out")])
+    capsys.readouterr()
+    assert "Reaches fwd" in (tmp_path / "out" / "comparison.md").read_text()
