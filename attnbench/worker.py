@@ -25,6 +25,7 @@ import torch
 import operators
 from attnbench.config import Cost
 from attnbench.data import build_dataset
+from attnbench.environment import gpu_state
 from attnbench.errors import UsageError
 from attnbench.evaluation import evaluate
 from attnbench.measuring.cost import MacCount, count_macs, count_params
@@ -171,9 +172,11 @@ def _run_cost(trials: Sequence[Trial], cost: Cost, options: WorkerOptions, send:
             _release(trials[0])
             send(failed)
             continue
+        state = gpu_state(trials[0].device)
         for index in workloads:
             taken = samples[keys[index]]
             timing = {
+                **state,
                 "samples_ms": list(taken.ms),
                 "control_samples_ms": list(taken.control_ms),
                 "calls_per_sample": taken.calls_per_sample,
