@@ -27,6 +27,9 @@ DPI = 200
 _FONT = 8.0
 KINDS = {"attention": ("Attention", 0, "o"), "context": ("Context", 1, "s"), "control": ("Control", 7, "D")}
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*")
+CROWD = 24
+"""Rows from which points carry numbers in place of names."""
+KEY_COLUMNS = 3
 _DASHES = ("-", "--", ":", "-.")
 
 
@@ -97,8 +100,13 @@ def trade_off(frame: Frame) -> Plot | str:
     rows = frame.rows.dropna(subset=needed)
     if int((rows["macs"].astype(float) > 0).sum()) < 2:
         return f"mIoU against cost ({where}): fewer than two operators have both."
+    crowded = len(rows) > CROWD
+    if crowded:
+        rows = rows[rows["implementation"] == "reference"]
+    names = labels_of(rows[rows["macs"].astype(float) > 0])
+    key_lines = -(-len(names) // KEY_COLUMNS) if crowded else 0
     with style():
-        figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+        figure = Figure(figsize=(7.2, 3.9 + bool(key_lines) + 0.135 * key_lines), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         left.set_xlabel(f"Forward latency / latency of {CONTROL}")
         right.set_xlabel("Peak memory, forward (MiB)")
@@ -118,6 +126,10 @@ def trade_off(frame: Frame) -> Plot | str:
         panels = ((left, "ratio_forward"), (right, "peak_mib_forward"))
         for axes, column in panels:
             _scatter(axes, points, column, rows["miou"])
+            _draw_front(axes, points, column)
+        if crowded:
+            number_key(figure, names)
+        marks = [str(number) for number in range(1, len(names) + 1)] if crowded else names
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         for axes, column in panels:
@@ -125,10 +137,12 @@ def trade_off(frame: Frame) -> Plot | str:
                 _baseline(axes, row)
             places = list(zip(points[column].astype(float), 100 * points["miou"].astype(float), strict=True))
             radii = [area**0.5 / 2 for area in _areas(points)]
-            place_labels(axes, places, labels_of(points), radii, list(_bars(points)), fontsize=_FONT - 1)
+            place_labels(axes, places, marks, radii, list(_bars(points)), fontsize=_FONT - 1)
     caption = f"mIoU against cost. {cost_title(frame.cost)}; mIoU: {accuracy_title(frame.accuracy)}. "
     caption += "The area of a marker grows with the operator's parameters; bars are the standard deviation over "
-    caption += "seeds; a dotted line is an operator that multiplies nothing."
+    caption += "seeds; a dotted line is an operator that multiplies nothing; the thin line joins the operators that no "
+    caption += "other beats in both. "
+    caption += "Fused implementations, which compute the same, are left out. " if crowded else ""
     setting = frame.cost
     size = f"{setting['height']}x{setting['width']}"
     name = slug("trade-off", setting["level"], size, setting["channels"], setting["device"], frame.accuracy["dataset"])
@@ -212,6 +226,31 @@ def _line_styles(labels: Sequence[str]) -> Mapping[str, dict[str, Any]]:
     }
 
 
+def number_key(figure: Figure, names: Sequence[str]) -> None:
+    """Writes below the axes which operator each number stands for, from 1."""
+    handles = [Line2D([], [], linestyle="", label=f"{number}  {name}") for number, name in enumerate(names, start=1)]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=KEY_COLUMNS,
+        frameon=False,
+        fontsize=_FONT - 1,
+        handlelength=0.0,
+        handletextpad=0.0,
+        labelspacing=0.2,
+    )
+
+
+def _draw_front(axes: Axes, rows: pd.DataFrame, column: str) -> None:
+    """Joins the operators that no other beats in both cost and accuracy."""
+    front: list[tuple[float, float]] = []
+    costs = zip(rows[column].astype(float), 100 * rows["miou"].astype(float), strict=True)
+    for cost, score in sorted(costs, key=lambda point: (point[0], -point[1])):
+        if not front or score > front[-1][1]:
+            front.append((cost, score))
+    axes.plot(*zip(*front, strict=True), color="0.6", linewidth=0.8, zorder=2)
+
+
 def _baseline(axes: Axes, row: Mapping[Any, Any]) -> None:
     """Draws an operator without cost, which has no place on a logarithmic axis, as a line across."""
     score = 100 * float(row["miou"])
@@ -258,7 +297,8 @@ def _bars(rows: pd.DataFrame) -> pd.Series[Any]:
 
 def _areas(rows: pd.DataFrame) -> list[float]:
     params = rows["params"].astype(float)
-    return [24.0 + 150.0 * value for value in params / max(float(params.max()), 1.0)]
+    least, most = (24.0, 150.0) if len(rows) <= CROWD else (10.0, 60.0)
+    return [least + most * value for value in params / max(float(params.max()), 1.0)]
 
 
 def colour(kind: str) -> tuple[float, float, float]:

@@ -13,14 +13,13 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from attnbench.report.frames import Frame
 from attnbench.report.labels import place_labels
-from attnbench.report.plots import KINDS, Plot, colour, labels_of, style
+from attnbench.report.plots import KEY_COLUMNS, KINDS, Plot, colour, labels_of, number_key, style
 from attnbench.report.roofline import Roof, roof_of
 from attnbench.report.rows import MODES
 from attnbench.report.wording import cost_title, slug
 
 _FONT = 7.0
 _RADIUS = 2.3
-_COLUMNS = 3
 
 
 def rooflines(frame: Frame) -> list[Plot | str]:
@@ -41,7 +40,7 @@ def _roofline(frame: Frame, mode: str, roof: Roof, title: str) -> Plot | str:
     if rows.empty:
         return f"Roofline ({title}, {mode}): no operator has the figures."
     intensity, rate = (rows[column].astype(float) for column in columns)
-    lines = math.ceil(len(rows) / _COLUMNS)
+    lines = math.ceil(len(rows) / KEY_COLUMNS)
     with style():
         figure = Figure(figsize=(7.2, 4.9 + 0.135 * lines), layout="constrained")
         axes = figure.subplots()
@@ -106,15 +105,4 @@ def _key(figure: Figure, rows: pd.DataFrame) -> None:
         if kind in set(rows["kind"])
     ]
     figure.legend(handles=kinds, loc="outside upper center", ncols=len(kinds), fontsize=_FONT, frameon=False)
-    names = [f"{position}  {name}" for position, name in enumerate(labels_of(rows), start=1)]
-    handles = [Line2D([], [], linestyle="", label=name) for name in names]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=_COLUMNS,
-        frameon=False,
-        fontsize=_FONT,
-        handlelength=0.0,
-        handletextpad=0.0,
-        labelspacing=0.2,
-    )
+    number_key(figure, labels_of(rows))
