@@ -27,14 +27,16 @@ from attnbench.config import Cost
 from attnbench.data import build_dataset
 from attnbench.errors import UsageError
 from attnbench.evaluation import evaluate
+from attnbench.faults import failure, lost_device
 from attnbench.measuring.cost import count_macs, count_params
 from attnbench.measuring.latency import round_robin
 from attnbench.measuring.memory import peak_bytes
 from attnbench.models.build import build_segmentor
-from attnbench.records import Status, Trial
+from attnbench.records import Trial
 from attnbench.training import fit
-from attnbench.workload import Unsupported, Workload, build_workload
+from attnbench.workload import Workload, build_workload
 from operators import checks
+from operators.interface import AttentionOperator
 
 CONTROL = "conv3x3"
 
@@ -101,22 +103,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def failure(error: BaseException) -> tuple[Status, str]:
-    """Status and reason of a trial that raised `error`."""
-    text = str(error).strip().splitlines()
-    reason = text[0] if text else type(error).__name__
-    exhausted = any(words in str(error) for words in ("can't allocate memory", "std::bad_alloc"))
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or exhausted:
-        return "out_of_memory", reason
-    if isinstance(error, Unsupported):
-        return "unsupported", reason
-    if isinstance(error, checks.ConformanceError):
-        return "nonconforming", reason
-    if isinstance(error, UsageError):
-        return "unsupported", reason
-    return "error", f"{type(error).__name__}: {reason}"
-
-
 def _run_cost(trials: Sequence[Trial], cost: Cost, send: Send) -> None:
     workloads: dict[int, Workload] = {}
     figures: dict[int, dict[str, Any]] = {}
@@ -179,11 +165,9 @@ def _run_cost(trials: Sequence[Trial], cost: Cost, send: Send) -> None:
 
 def _prepare(trial: Trial) -> tuple[Workload, dict[str, Any]]:
     started = time.perf_counter()
-    operator = operators.get(trial.operator)
-    failed = {name: why for name, why in checks.run_checks(operator, only=checks.QUICK).items() if why is not None}
-    if failed:
-        name, why = next(iter(failed.items()))
-        raise checks.ConformanceError(f"{name}: {why}")
+    complaint = _complaint(operators.get(trial.operator))
+    if complaint is not None:
+        raise checks.ConformanceError(complaint)
     workload = build_workload(trial)
     counted = count_macs(workload.module, workload.inputs)
     if workload.macs_closed_form is not None and counted.macs != workload.macs_closed_form:
@@ -204,6 +188,13 @@ def _prepare(trial: Trial) -> tuple[Workload, dict[str, Any]]:
     return workload, figures
 
 
+@functools.cache
+def _complaint(operator: type[AttentionOperator]) -> str | None:
+    """The first quick check that `operator` fails, and why; none where it passes all."""
+    results = checks.run_checks(operator, only=checks.QUICK)
+    return next((f"{name}: {why}" for name, why in results.items() if why is not None), None)
+
+
 def _control(trials: Sequence[Trial], workloads: dict[int, Workload]) -> Workload:
     """The workload that every round contains: the block's own 3x3 convolution, or one built for it."""
     for index, workload in workloads.items():
@@ -218,9 +209,9 @@ def _control(trials: Sequence[Trial], workloads: dict[int, Workload]) -> Workloa
 
 def _failed(index: int, error: Exception) -> Message:
     status, reason = failure(error)
-    # After an error of the device nothing runs on it any more in this process.
-    broken = status == "error" and (type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error))
-    return Message("failed", index, {"status": status, "reason": reason, "spent": broken})
+    return Message(
+        "failed", index, {"status": status, "reason": reason, "spent": status == "error" and lost_device(error)}
+    )
 
 
 def _release(trial: Trial) -> None:

@@ -18,13 +18,14 @@ ROOMS = {
     "training": GROUND | {"models", "data"},
     "evaluation": GROUND | {"models", "data", "training"},
     "workload": GROUND | {"models", "data", "measuring"},
-    "worker": GROUND | {"models", "data", "measuring", "training", "evaluation", "workload"},
+    "faults": GROUND | {"workload"},
+    "worker": GROUND | {"models", "data", "measuring", "training", "evaluation", "workload", "faults"},
     "supervisor": GROUND | {"worker"},
     "runner": GROUND | {"models", "data", "supervisor", "worker"},
     "report": {"records", "reading", "published", "statistics", "errors"},
     "published": set(),
 }
-KNOWS_OPERATORS = {"models", "measuring", "training", "workload", "worker", "runner", "cli"}
+KNOWS_OPERATORS = {"models", "measuring", "training", "workload", "faults", "worker", "runner", "cli"}
 
 
 def imported(path):
