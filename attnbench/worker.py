@@ -28,14 +28,15 @@ from attnbench.data import build_dataset
 from attnbench.environment import gpu_state
 from attnbench.errors import UsageError
 from attnbench.evaluation import evaluate
+from attnbench.faults import failure, lost_device
 from attnbench.measuring.cost import MacCount, count_macs, count_params
 from attnbench.measuring.flop_counter import count_work
 from attnbench.measuring.latency import round_robin
 from attnbench.measuring.memory import peak_bytes
 from attnbench.models.build import build_segmentor
-from attnbench.records import Status, Trial
+from attnbench.records import Trial
 from attnbench.training import fit
-from attnbench.workload import Unsupported, Workload, build_workload
+from attnbench.workload import Workload, build_workload
 from operators import checks
 
 CONTROL = "conv3x3"
@@ -103,22 +104,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def failure(error: BaseException) -> tuple[Status, str]:
-    """Status and reason of a trial that raised `error`."""
-    text = str(error).strip().splitlines()
-    reason = text[0] if text else type(error).__name__
-    exhausted = any(words in str(error) for words in ("can't allocate memory", "std::bad_alloc"))
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or exhausted:
-        return "out_of_memory", reason
-    if isinstance(error, Unsupported):
-        return "unsupported", reason
-    if isinstance(error, checks.ConformanceError):
-        return "nonconforming", reason
-    if isinstance(error, UsageError):
-        return "unsupported", reason
-    return "error", f"{type(error).__name__}: {reason}"
 
 
 def _run_cost(trials: Sequence[Trial], cost: Cost, options: WorkerOptions, send: Send) -> None:
@@ -245,9 +230,9 @@ def _control(trials: Sequence[Trial], workloads: dict[int, Workload]) -> Workloa
 
 def _failed(index: int, error: Exception) -> Message:
     status, reason = failure(error)
-    # After an error of the device nothing runs on it any more in this process.
-    broken = status == "error" and (type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error))
-    return Message("failed", index, {"status": status, "reason": reason, "spent": broken})
+    return Message(
+        "failed", index, {"status": status, "reason": reason, "spent": status == "error" and lost_device(error)}
+    )
 
 
 def _release(trial: Trial) -> None:

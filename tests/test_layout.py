@@ -21,7 +21,8 @@ ROOMS = {
     "training": GROUND | {"models", "data"},
     "evaluation": GROUND | {"models", "data", "training"},
     "workload": GROUND | {"models", "data", "measuring"},
-    "worker": GROUND | {"models", "data", "measuring", "training", "evaluation", "workload"},
+    "faults": GROUND | {"workload"},
+    "worker": GROUND | {"models", "data", "measuring", "training", "evaluation", "workload", "faults"},
     "supervisor": GROUND | {"worker"},
     "calibration": GROUND | {"measuring", "supervisor"},
     "runner": GROUND | {"models", "data", "supervisor", "worker", "calibration"},
@@ -29,7 +30,9 @@ ROOMS = {
     "report": {"records", "reading", "published", "statistics", "errors"},
     "published": set(),
 }
-KNOWS_OPERATORS = {"models", "measuring", "training", "workload", "worker", "runner", "reproducing", "cli"}
+KNOWS_OPERATORS = {
+    *("models", "measuring", "training", "workload", "faults", "worker", "runner", "reproducing", "cli"),
+}
 
 
 def imported(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from attnbench import records, report
 from attnbench.cli.arguments import Parser, console_of_width
 from attnbench.errors import UsageError
+from attnbench.reading import paused_collector
 
 PROG = "report.py"
 
@@ -36,6 +38,11 @@ def _parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the report that the command line asks for; returns the exit code."""
     parsed = _parser().parse(arguments)
+    with paused_collector():
+        return _report(parsed)
+
+
+def _report(parsed: argparse.Namespace) -> int:
     found: dict[str, records.Record] = {}
     environments: dict[str, dict[str, Any]] = {}
     problems: list[str] = []

@@ -154,8 +154,8 @@ def _machine(record: Record, environments: Environments) -> str:
 def _of_trial(new: Record, old: Record, margins: Margins, same_machine: bool) -> Iterator[Change]:
     if new["status"] != old["status"]:
         verdict: Verdict = "worse" if old["status"] == "ok" else "better" if new["status"] == "ok" else "undecided"
-        before, after = (STATUSES.get(record["status"], "ok") for record in (old, new))
-        yield Change(new, "status", before, after, str(new.get("reason", "")), verdict)
+        then, after = (STATUSES.get(record["status"], "ok") for record in (old, new))
+        yield Change(new, "status", then, after, str(new.get("reason", "")), verdict)
     if new["status"] != "ok" or old["status"] != "ok":
         return
     for name, measure in _EXACT:
@@ -201,10 +201,9 @@ def _accuracy(pairs: Sequence[tuple[Record, Record]], margins: Margins) -> Itera
         if new["task"] == "accuracy" and new["status"] == old["status"] == "ok":
             groups.setdefault(_key(new, seeds=False), []).append((new, old))
     for group in groups.values():
-        mean, low, high = paired_difference(
-            [100 * new["miou"] for new, _ in group], [100 * o["miou"] for _, o in group]
-        )
-        figures = [100 * sum(record["miou"] for record in side) / len(group) for side in zip(*group, strict=True)]
+        sides = [[100 * float(record["miou"]) for record in side] for side in zip(*group, strict=True)]
+        mean, low, high = paired_difference(sides[0], sides[1])
+        figures = [sum(side) / len(side) for side in sides]
         seeds = f"{len(group)} seed{'' if len(group) == 1 else 's'}"
         verdict: Verdict = "same"
         if low is None or high is None:
