@@ -68,7 +68,8 @@ def unpack(
                     progress()
     except _BROKEN as error:
         raise UsageError(
-            f"archive {str(archive)!r}: expected a whole zip or tar file, got {error}; delete it to download it anew"
+            f"archive {str(archive)!r}: expected a whole zip or tar file, got {' '.join(str(error).split())}; "
+            "delete it to download it anew"
         ) from error
     if not number:
         raise UsageError(f"archive {str(archive)!r}: expected files under {prefix!r}, got none")
