@@ -92,7 +92,7 @@ class FileDataset(ABC):
     def check(self) -> None:
         """Reads the header of every image and mask, so that what is wrong is known before anything is trained.
 
-        Cost: about 0.1 ms for each pair on a warm disk.
+        Cost: under half a millisecond for each pair on a warm disk.
 
         Raises:
             UsageError: naming the first file that is unreadable, or whose mask is of another kind or size.
