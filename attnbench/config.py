@@ -76,7 +76,7 @@ class Network:
 
     Args:
         backbone: name of the backbone.
-        output_stride: 8 or 16.
+        output_stride: 8 or 16; 4 for the small backbone.
         stem: the ResNet's first layers.
         multi_grid: dilation multipliers of the last stage's blocks.
         dilate_both: whether both convolutions of a basic block are dilated, so that ResNet-18 and -34 compute what
@@ -91,7 +91,7 @@ class Network:
     """
 
     backbone: Backbone = "small"
-    output_stride: int = 8
+    output_stride: int = 4
     stem: Stem = "7x7"
     multi_grid: tuple[int, ...] = (1, 1, 1)
     dilate_both: bool = False
@@ -134,7 +134,9 @@ class Cost:
     compiled: bool = False
     num_classes: int = 21
     in_channels: int = 2048
-    network: Network = field(default_factory=lambda: Network(backbone="resnet50", slot_channels=512, head_channels=256))
+    network: Network = field(
+        default_factory=lambda: Network(backbone="resnet50", output_stride=8, slot_channels=512, head_channels=256)
+    )
     seconds_per_trial: float = 1.5
     min_rounds: int = 6
     timeout: float = 300.0

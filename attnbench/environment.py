@@ -74,6 +74,7 @@ def _cpu() -> dict[str, Any]:
         "physical_cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(logical=True),
         "available_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "memory_gib": round(psutil.virtual_memory().total / _GIB),
     }
 
@@ -114,12 +115,46 @@ def _cuda(device: torch.device) -> dict[str, Any]:
 
 @functools.cache
 def _driver() -> str:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
+    answer = _nvidia_smi("driver_version", 0)
     return answer[0] if answer else "unknown"
+
+
+def gpu_state(device: str) -> dict[str, float]:
+    """Clocks and power of a GPU at this moment, read and never set; empty for a CPU, or where they cannot be read.
+
+    Returns:
+        `gpu_clock_mhz`, `gpu_memory_clock_mhz`, `gpu_power_w`, `gpu_temperature_c`, each where the driver tells it.
+    """
+    chosen = torch.device(device)
+    if chosen.type != "cuda":
+        return {}
+    answer = _nvidia_smi(",".join(_GPU_STATE), chosen.index or 0)
+    state: dict[str, float] = {}
+    for name, text in zip(_GPU_STATE.values(), answer, strict=False):
+        try:
+            state[name] = float(text)
+        except ValueError:
+            continue
+    return state
+
+
+_GPU_STATE = {
+    "clocks.sm": "gpu_clock_mhz",
+    "clocks.mem": "gpu_memory_clock_mhz",
+    "power.draw": "gpu_power_w",
+    "temperature.gpu": "gpu_temperature_c",
+}
+"""What the driver is asked for -> name and unit in records."""
+
+
+def _nvidia_smi(query: str, index: int) -> list[str]:
+    """The driver's answers for one GPU; none where it cannot be asked."""
+    command = ["nvidia-smi", f"--id={index}", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [part.strip() for part in answer.split(",")]
 
 
 def environment_hash(environment: Mapping[str, Any]) -> str:

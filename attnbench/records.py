@@ -8,32 +8,43 @@ each.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import os
+import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import fastjsonschema
-
 from attnbench.config import DType, Level, Mode, Network, Recipe
 from attnbench.errors import UsageError
+from attnbench.reading import Loaded, load, load_environments
+from attnbench.schema import PROTOCOL, Record, validate
 
-PROTOCOL = 1
-"""Version of what is measured and how; records of different versions never share a table."""
+__all__ = [
+    "PROTOCOL",
+    "Implementation",
+    "Loaded",
+    "Record",
+    "RecordWriter",
+    "Status",
+    "Task",
+    "Trial",
+    "identity",
+    "load",
+    "load_environments",
+    "validate",
+]
 
 Task = Literal["cost", "accuracy"]
 Implementation = Literal["reference", "fused"]
 Status = Literal["ok", "out_of_memory", "error", "timeout", "crashed", "nonconforming", "unsupported"]
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -133,30 +144,6 @@ def identity(trial: Trial, environment: str, source: str) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:24]
 
 
-@functools.cache
-def _validator() -> Callable[[Record], Record]:
-    schema = json.loads((resources.files("attnbench") / "records.schema.json").read_text(encoding="utf-8"))
-    compiled: Callable[[Record], Record] = fastjsonschema.compile(schema)
-    return compiled
-
-
-def validate(record: Record) -> None:
-    """Holds `record` against `records.schema.json`.
-
-    Raises:
-        ValueError: naming the field and what was expected.
-    """
-    protocol = record.get("protocol")
-    if protocol != PROTOCOL:
-        raise ValueError(
-            f"record: expected protocol {PROTOCOL}, got {protocol!r}; measure again, or read it with that version"
-        )
-    try:
-        _validator()(record)
-    except fastjsonschema.JsonSchemaValueException as error:
-        raise ValueError(f"record: {error.message.replace('data.', '', 1)}") from error
-
-
 class RecordWriter:
     """Appends records to this process's own file in `folder/records/`, each synced to disk before `write` returns.
 
@@ -171,27 +158,34 @@ class RecordWriter:
         self.folder = folder
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
-        self.path = folder / "records" / f"{stamp}-{machine}-{os.getpid()}.jsonl"
+        # Containers may share name, process number and second; what is drawn tells their files apart.
+        self.path = folder / "records" / f"{stamp}-{machine}-{os.getpid()}-{secrets.token_hex(3)}.jsonl"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a", encoding="utf-8")
+            self._file = self.path.open("xb", buffering=0)
         except OSError as error:
             raise _unwritable(folder, error) from error
+        self._size = 0
 
     def write(self, record: Record) -> None:
-        """Validates and appends one record.
+        """Validates and appends one record; what the disk took of a record that did not fit is taken back.
 
         Raises:
             ValueError: if the record does not fit the schema.
             UsageError: if the disk refuses it.
         """
         validate(record)
+        line = (json.dumps(record, sort_keys=True, allow_nan=False) + "\n").encode()
+        rest = memoryview(line)
         try:
-            self._file.write(json.dumps(record, sort_keys=True) + "\n")
-            self._file.flush()
+            while rest:
+                rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._size)
             raise _unwritable(self.folder, error) from error
+        self._size += len(line)
 
     def write_environment(self, environment: Mapping[str, Any], key: str) -> None:
         """Stores the environment that records refer to as `key`, once."""
@@ -208,9 +202,11 @@ class RecordWriter:
 
     def close(self) -> None:
         """Closes the file, and removes it if nothing was written."""
-        self._file.close()
-        if self.path.exists() and self.path.stat().st_size == 0:
-            self.path.unlink()
+        with contextlib.suppress(OSError):
+            self._file.close()
+        if not self._size:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
 
     def __enter__(self) -> Self:
         return self
@@ -225,53 +221,3 @@ def _unwritable(folder: Path, error: OSError) -> UsageError:
     return UsageError(
         f"results folder {str(folder)!r}: expected a folder that can be written, got {error.strerror or error}"
     )
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a folder of records holds.
-
-    Args:
-        records: complete records, the earliest of each identity, in the order of their start.
-        problems: a sentence for each line or file that was set aside.
-    """
-
-    records: list[Record]
-    problems: list[str]
-
-
-def load(folder: Path) -> Loaded:
-    """Reads all records under `folder/records/`; what cannot be read is set aside and reported, never fatal."""
-    kept: dict[str, Record] = {}
-    problems: list[str] = []
-    for path in sorted((folder / "records").glob("*.jsonl")):
-        try:
-            lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            problems.append(f"{path.name}: not read: {error.strerror or error}")
-            continue
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-                validate(record)
-            except (ValueError, AttributeError) as error:
-                why = "torn or not JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
-                problems.append(f"{path.name}, line {number}: set aside: {why}")
-                continue
-            present = kept.get(record["identity"])
-            if present is None or record["started"] < present["started"]:
-                kept[record["identity"]] = record
-    return Loaded(sorted(kept.values(), key=lambda record: str(record["started"])), problems)
-
-
-def load_environments(folder: Path) -> dict[str, dict[str, Any]]:
-    """The environments that the records of `folder` refer to, by hash; one that cannot be read is left out."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted((folder / "environments").glob("*.json")):
-        try:
-            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-    return found

@@ -20,6 +20,7 @@ import torch
 
 import operators
 from attnbench import records
+from attnbench.calibration import calibrate
 from attnbench.config import Accuracy, Cost, Experiment
 from attnbench.data import build_dataset, check_dataset
 from attnbench.environment import commit, environment_hash, fingerprint
@@ -69,6 +70,16 @@ def plan(experiment: Experiment) -> list[Trial]:
     for trial in trials:
         _fit_channels(trial)
     return trials
+
+
+def shard(trials: Sequence[Trial], part: int, parts: int) -> list[Trial]:
+    """Part 1, 2, ... of a plan in `parts` disjoint parts of equal size, give or take one; each has some of every block.
+
+    Example:
+        >>> shard(["a", "b", "c", "d", "e"], 2, 3)
+        ['b', 'e']
+    """
+    return list(trials[part - 1 :: parts])
 
 
 def _plan_cost(names: Sequence[str], device: str, cost: Cost) -> Iterator[Trial]:
@@ -155,6 +166,8 @@ def run(experiment: Experiment, trials: Sequence[Trial], folder: Path) -> Iterat
     Raises:
         UsageError: if the folder cannot be written, or the data needs mending; what was measured is kept.
     """
+    if not trials:
+        return
     environment = fingerprint(trials[0].device)
     key = environment_hash(environment)
     sources = {trial.operator: operators.source_hash(operators.get(trial.operator)) for trial in trials}
@@ -172,6 +185,7 @@ def run(experiment: Experiment, trials: Sequence[Trial], folder: Path) -> Iterat
     conforming: set[str] = set()
     with RecordWriter(folder) as writer:
         writer.write_environment(environment, key)
+        _calibrate(experiment, missing, folder, key)
         for block in blocks(missing):
             options = WorkerOptions(experiment.operator_files, frozenset(conforming), data_root, block[0].threads)
             for event in run_lanes(block, _limits(block[0], experiment), options):
@@ -184,6 +198,13 @@ def run(experiment: Experiment, trials: Sequence[Trial], folder: Path) -> Iterat
                 if event.trial.task == "cost" and record["status"] == "ok":
                     conforming.add(event.trial.operator)
                 yield Event("finished", event.trial, record)
+
+
+def _calibrate(experiment: Experiment, missing: Sequence[Trial], folder: Path, environment: str) -> None:
+    """Measures the machine's roof, where cost is measured; about as long as one trial for each type and the copy."""
+    dtypes = [trial.dtype for trial in missing if trial.task == "cost" and trial.dtype]
+    if dtypes and experiment.cost is not None:
+        calibrate(folder, environment, missing[0].device, dtypes, min(experiment.cost.seconds_per_trial, 1.0))
 
 
 def _check_data(accuracy: Accuracy | None) -> str | None:

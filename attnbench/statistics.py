@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 CONFIDENCE = 0.95
+_STUDENT = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
+    *(2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+"""97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; the last is a safe bound for more."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Summary:
         return (self.high - self.low) / self.median if self.median else math.inf
 
 
+@functools.cache
 def interval_ranks(count: int, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
     """Ranks, from 1, of the order statistics that enclose the median with at least `confidence`.
 
@@ -75,11 +81,46 @@ def summarise(values: Sequence[float]) -> Summary:
     """
     if not len(values):
         raise ValueError("summarise: expected at least one value, got none")
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
-    first, median, third = (float(value) for value in np.quantile(ordered, (0.25, 0.5, 0.75)))
+    ordered = sorted(map(float, values))
+    first, third = _quantile(ordered, 0.25), _quantile(ordered, 0.75)
     ranks = interval_ranks(len(ordered))
-    low, high = (float(ordered[ranks[0] - 1]), float(ordered[ranks[1] - 1])) if ranks else (None, None)
-    return Summary(median=median, low=low, high=high, iqr=third - first, count=len(ordered))
+    low, high = (ordered[ranks[0] - 1], ordered[ranks[1] - 1]) if ranks else (None, None)
+    return Summary(median=_quantile(ordered, 0.5), low=low, high=high, iqr=third - first, count=len(ordered))
+
+
+def median(values: Sequence[float]) -> float:
+    """The median of at least one value.
+
+    Example:
+        >>> median([3.0, 1.0, 2.0])
+        2.0
+    """
+    return _quantile(sorted(values), 0.5)
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean of the differences of pairs, and its 95 % interval by Student's t; none with a single pair.
+
+    Example:
+        >>> paired([3.0, 4.0, 5.0], [2.0, 3.0, 4.0])
+        (1.0, 1.0, 1.0)
+    """
+    differences = [one - other for one, other in zip(first, second, strict=True)]
+    mean = math.fsum(differences) / len(differences)
+    if len(differences) == 1:
+        return mean, None, None
+    half = _STUDENT[min(len(differences) - 1, len(_STUDENT)) - 1]
+    half *= statistics.stdev(differences) / math.sqrt(len(differences))
+    return mean, mean - half, mean + half
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    """As `numpy.quantile` of sorted values, to the bit; for a few dozen of them an array costs more than the work."""
+    place = share * (len(ordered) - 1)
+    index = int(place)
+    low, high = ordered[index], ordered[min(index + 1, len(ordered) - 1)]
+    part = place - index
+    return low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part)
 
 
 def summarise_ratio(values: Sequence[float], control: Sequence[float]) -> Summary:

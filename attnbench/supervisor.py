@@ -66,6 +66,11 @@ def _context() -> Any:
     return context
 
 
+def processes() -> Any:
+    """The context that every process of a run comes from."""
+    return _context()
+
+
 def warm_up() -> None:
     """Starts the server that workers come from, so that it imports while the parent goes on."""
     _context().Process(target=int).start()
@@ -136,6 +141,8 @@ class _Lane:
             yield Event("progress", trial, message.data)
         elif message.kind == "failed":
             yield self._finish(trial, message.data["status"], {"reason": message.data["reason"]})
+            if message.data["spent"]:
+                self._replace()
         else:
             yield self._finish(trial, "ok", message.data)
 
@@ -146,8 +153,14 @@ class _Lane:
         yield from self._lose("timeout", f"no sign of life for {self._limits.timeout:g} s")
 
     def _lose(self, status: Status, reason: str) -> Iterator[Event]:
-        self.connection.close()
         yield self._finish(self._flying, status, {"reason": reason})
+        self._replace()
+
+    def _replace(self) -> None:
+        """Ends the worker, and starts another on what is left."""
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
         if self.left:
             self._start()
 

@@ -8,7 +8,12 @@ the parent knows whose row it is if the process dies.
 from __future__ import annotations
 
 import functools
+import gc
 import json
+import multiprocessing
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,9 +25,11 @@ import torch
 import operators
 from attnbench.config import Cost
 from attnbench.data import build_dataset
+from attnbench.environment import gpu_state
 from attnbench.errors import UsageError
 from attnbench.evaluation import evaluate
-from attnbench.measuring.cost import count_macs, count_params
+from attnbench.measuring.cost import MacCount, count_macs, count_params
+from attnbench.measuring.flop_counter import count_work
 from attnbench.measuring.latency import round_robin
 from attnbench.measuring.memory import peak_bytes
 from attnbench.models.build import build_segmentor
@@ -42,7 +49,8 @@ class Message:
         kind: `"begin"` (this trial is in flight), `"progress"`, `"numbers"` (first figures, for display), `"done"`,
             `"failed"`, `"usage"` (something the user must mend before anything else can run).
         trial: index of the trial in its block.
-        data: figures of the record (`numbers`, `done`), `status` and `reason` (`failed`), `reason` (`usage`), `done`
+        data: figures of the record (`numbers`, `done`), `status`, `reason` and `spent` (`failed`; whether the
+            process can do nothing more), `reason` (`usage`), `done`
             and `total` (`progress`).
     """
 
@@ -73,6 +81,9 @@ class WorkerOptions:
 
 def work(connection: Connection, trials: Sequence[Trial], cost: Cost | None, options: WorkerOptions) -> None:
     """Runs one block and closes the connection; the entry point of a worker process."""
+    # Ctrl-C reaches the whole group of processes; the parent ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     for reference in options.operator_files:
@@ -86,11 +97,20 @@ def work(connection: Connection, trials: Sequence[Trial], cost: Cost | None, opt
     connection.close()
 
 
+def _end_with_parent() -> None:
+    """Ends this process when its parent is gone: nobody would hear what it measures."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def failure(error: BaseException) -> tuple[Status, str]:
     """Status and reason of a trial that raised `error`."""
     text = str(error).strip().splitlines()
     reason = text[0] if text else type(error).__name__
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+    exhausted = any(words in str(error) for words in ("can't allocate memory", "std::bad_alloc"))
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or exhausted:
         return "out_of_memory", reason
     if isinstance(error, Unsupported):
         return "unsupported", reason
@@ -106,16 +126,19 @@ def _run_cost(trials: Sequence[Trial], cost: Cost, options: WorkerOptions, send:
     figures: dict[int, dict[str, Any]] = {}
     for index, trial in enumerate(trials):
         send(Message("begin", index, {}))
+        failed = None
         try:
             if trial.operator not in options.conforming:
                 _check(trial.operator)
             workloads[index], figures[index] = _prepare(trial)
         except Exception as error:  # noqa: BLE001 - whatever an operator raises becomes its row
-            _release(trial)
-            status, reason = failure(error)
-            send(Message("failed", index, {"status": status, "reason": reason}))
-        else:
+            failed = _failed(index, error)
+        if failed is None:
             send(Message("numbers", index, figures[index]))
+            continue
+        # Outside the handler: an exception holds the frames that it came from, and so their tensors.
+        _release(trial)
+        send(failed)
     if not workloads:
         return
     control = _control(trials, workloads)
@@ -141,14 +164,19 @@ def _run_cost(trials: Sequence[Trial], cost: Cost, options: WorkerOptions, send:
         except Exception as error:
             if flying[0] < 0:
                 raise
-            status, reason = failure(error)
-            del workloads[flying[0]]
+            failed = _failed(flying[0], error)
+        else:
+            failed = None
+        if failed is not None:
+            del workloads[flying[0]], steps
             _release(trials[0])
-            send(Message("failed", flying[0], {"status": status, "reason": reason}))
+            send(failed)
             continue
+        state = gpu_state(trials[0].device)
         for index in workloads:
             taken = samples[keys[index]]
             timing = {
+                **state,
                 "samples_ms": list(taken.ms),
                 "control_samples_ms": list(taken.control_ms),
                 "calls_per_sample": taken.calls_per_sample,
@@ -173,9 +201,11 @@ def _prepare(trial: Trial) -> tuple[Workload, dict[str, Any]]:
         raise checks.ConformanceError(
             f"expected {workload.macs_closed_form} MACs as declared, got {counted.macs} counted"
         )
+    work = _count_work(workload, counted)
     figures: dict[str, Any] = {
         "params": count_params(workload.module),
         "macs": counted.macs,
+        **work,
         "uncounted": list(counted.uncounted),
         "lower_bound": counted.lower_bound,
         "notes": workload.notes,
@@ -191,6 +221,16 @@ def _prepare(trial: Trial) -> tuple[Workload, dict[str, Any]]:
     return workload, figures
 
 
+def _count_work(workload: Workload, counted: MacCount) -> dict[str, Any]:
+    """Fields on the work of one step, and a note for the record where the counters disagree or cannot see."""
+    work = count_work(workload.step, workload.module, workload.inputs)
+    if work.hidden:
+        workload.notes.append(f"MACs at the dispatcher are a lower bound: {', '.join(work.hidden)} may hide products")
+    if workload.mode == "forward" and work.macs != counted.macs:
+        workload.notes.append(f"the trace counts {counted.macs} MACs, the dispatcher {work.macs}")
+    return work.fields(workload.mode)
+
+
 def _control(trials: Sequence[Trial], workloads: dict[int, Workload]) -> Workload:
     """The workload that every round contains: the block's own 3x3 convolution, or one built for it."""
     for index, workload in workloads.items():
@@ -203,7 +243,16 @@ def _control(trials: Sequence[Trial], workloads: dict[int, Workload]) -> Workloa
     return build_workload(Trial(**fields))
 
 
+def _failed(index: int, error: Exception) -> Message:
+    status, reason = failure(error)
+    # After an error of the device nothing runs on it any more in this process.
+    broken = status == "error" and (type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error))
+    return Message("failed", index, {"status": status, "reason": reason, "spent": broken})
+
+
 def _release(trial: Trial) -> None:
+    """Gives back what a failed trial held, so that the next one starts clean."""
+    gc.collect()
     if trial.device == "cuda":
         torch.cuda.empty_cache()
 
@@ -217,11 +266,12 @@ def _run_accuracy(trials: Sequence[Trial], options: WorkerOptions, send: Send) -
             send(Message("usage", index, {"reason": str(error)}))
             return
         except Exception as error:  # noqa: BLE001 - whatever an operator raises becomes its row
-            _release(trial)
-            status, reason = failure(error)
-            send(Message("failed", index, {"status": status, "reason": reason}))
+            told = _failed(index, error)
         else:
-            send(Message("done", index, figures))
+            told = Message("done", index, figures)
+        if told.kind == "failed":
+            _release(trial)
+        send(told)
 
 
 _dataset = functools.cache(build_dataset)

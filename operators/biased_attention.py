@@ -45,7 +45,7 @@ class BiasedAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         """The sums `y`."""
         if self.fused:
-            return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=self.factor)
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None], scale=self.factor)
         return torch.matmul(self.weights(query, key, bias), value)
 
     def weights(self, query: Tensor, key: Tensor, bias: Tensor) -> Tensor:

@@ -63,7 +63,6 @@ class LargeKernel(ConvolutionalAttention):
             "The normalised map is added inside the block and a scale that starts at 0.01 follows, as in the authors' "
             "code; the equations show neither.",
         ),
-        expected_failures={"reach": "the 23x23 window of the middle pixel covers the 17x19 map of the check"},
     )
     core: LargeKernelGate
 

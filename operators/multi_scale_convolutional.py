@@ -65,7 +65,6 @@ class MultiScaleConvolutional(ConvolutionalAttention):
             "The normalised map is added inside the block and a scale that starts at 0.01 follows, as in the authors' "
             "code and mmsegmentation; the equations show neither.",
         ),
-        expected_failures={"reach": "the 25x25 window of the middle pixel covers the 17x19 map of the check"},
     )
     core: MultiScaleGate
 

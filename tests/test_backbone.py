@@ -185,7 +185,7 @@ def test_small_backbone_sees_exactly_its_receptive_field():
     for layer in backbone.modules():
         if isinstance(layer, nn.Conv2d):
             layer.weight.data.abs_()
-    images = torch.rand(1, 3, 96, 104, dtype=torch.float64, requires_grad=True)
+    images = torch.rand(1, 3, 48, 52, dtype=torch.float64, requires_grad=True)
     _, features = backbone(images)
     assert tuple(features.shape) == (1, 64, 12, 13)
     features[0, :, 6, 5].sum().backward()
@@ -193,18 +193,18 @@ def test_small_backbone_sees_exactly_its_receptive_field():
     seen = images.grad[0].abs().sum(0) > 0
     rows, columns = seen.any(1).nonzero().flatten(), seen.any(0).nonzero().flatten()
     field = SmallBackbone.receptive_field
-    assert field == 31
-    assert (rows[0].item(), rows[-1].item()) == (48 - 15, 48 + 15)
-    assert (columns[0].item(), columns[-1].item()) == (40 - 15, 40 + 15)
+    assert field == 15
+    assert (rows[0].item(), rows[-1].item()) == (24 - 7, 24 + 7)
+    assert (columns[0].item(), columns[-1].item()) == (20 - 7, 20 + 7)
     assert seen.sum().item() == field**2
 
 
 def test_small_backbone_answers_to_the_interface():
-    backbone = SmallBackbone((4, 5, 6, 7)).eval()
-    auxiliary, features = backbone(torch.randn(2, 3, 41, 23))
-    assert (backbone.auxiliary_channels, backbone.channels, backbone.output_stride) == (6, 7, 8)
-    assert tuple(auxiliary.shape) == (2, 6, 6, 3)
-    assert tuple(features.shape) == (2, 7, 6, 3)
+    backbone = SmallBackbone((4, 5, 6)).eval()
+    auxiliary, features = backbone(torch.randn(2, 3, 21, 11))
+    assert (backbone.auxiliary_channels, backbone.channels, backbone.output_stride) == (5, 6, 4)
+    assert tuple(auxiliary.shape) == (2, 5, 6, 3)
+    assert tuple(features.shape) == (2, 6, 6, 3)
 
 
 def test_build_backbone_follows_the_network():
@@ -221,7 +221,7 @@ def test_build_backbone_follows_the_network():
     ("changes", "message"),
     [
         ({"backbone": "resnet5"}, "unknown backbone 'resnet5'; did you mean 'resnet50'"),
-        ({"output_stride": 16}, "backbone 'small': expected output_stride 8, got 16"),
+        ({"output_stride": 16}, "backbone 'small': expected output_stride 4, got 16"),
         ({"stem": "64-64-128"}, "backbone 'small': expected stem '7x7', got '64-64-128'"),
         ({"multi_grid": (1, 2, 4)}, r"backbone 'small': expected multi_grid of ones, got \(1, 2, 4\)"),
         ({"backbone_weights": "absent.pth"}, "backbone weights: expected an existing file, got 'absent.pth'"),

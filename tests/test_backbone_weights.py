@@ -147,7 +147,9 @@ def test_imagenet_weights_load(depth, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["restore", str(packed), str(tmp_path / "weights.pth")])
     runpy.run_path(str(WEIGHTS / "restore.py"))
     stored = torch.load(tmp_path / "weights.pth", weights_only=True)
-    backbone = build_backbone(Network(backbone=f"resnet{depth}", backbone_weights=str(tmp_path / "weights.pth"))).eval()
+    backbone = build_backbone(
+        Network(backbone=f"resnet{depth}", output_stride=8, backbone_weights=str(tmp_path / "weights.pth"))
+    ).eval()
     own = backbone.state_dict()
     assert set(own) == {name for name in stored if not name.startswith("fc.")}
     assert all(torch.equal(tensor, stored[name]) for name, tensor in own.items())

@@ -70,7 +70,7 @@ def test_end_to_end(tmp_path):
 def test_dry_run_measures_nothing(tmp_path, capsys):
     assert compare.main(["--operators", "ema", "--dry-run", "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "ema, operator forward 1x256x65x65 float32" in said
+    assert "ema, operator forward 1x256x33x33 float32" in said
     assert "ema, context, seed 0" in said
     assert "nothing was run" in said
     assert not (tmp_path / "out").exists()

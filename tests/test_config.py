@@ -16,7 +16,7 @@ def test_presets_say_what_the_issue_promises():
     assert load_preset("accuracy").cost is None
     assert load_preset("paper").cost.sizes == ((65, 65), (97, 97), (129, 129))
     assert load_preset("paper").accuracy is None
-    assert load_preset("default").cost.sizes == ((65, 65),)
+    assert load_preset("default").cost.sizes == ((33, 33),)
     assert load_preset("default").accuracy.seeds == (0,)
     assert load_preset("camvid").accuracy.dataset == "camvid"
 

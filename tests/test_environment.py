@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import attnbench
+from attnbench import environment
 from attnbench.environment import commit, commit_of, environment_hash, fingerprint
 from attnbench.errors import UsageError
 
@@ -136,3 +137,26 @@ def test_no_checkout_has_no_commit(tmp_path):
 def test_no_git_has_no_commit(checkout, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert commit_of(checkout / "package/module.py") == "unknown"
+
+
+def test_gpu_state_is_what_the_driver_tells(monkeypatch):
+    asked = []
+
+    def answer(command, **_):
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, stdout="1980, 2619, [N/A], 41\n")
+
+    monkeypatch.setattr(subprocess, "run", answer)
+    state = environment.gpu_state("cuda:1")
+    assert state == {"gpu_clock_mhz": 1980.0, "gpu_memory_clock_mhz": 2619.0, "gpu_temperature_c": 41.0}
+    assert "--id=1" in asked[0]
+    assert not any("lock-gpu-clocks" in part or "-lgc" in part for part in asked[0])
+
+
+def test_gpu_state_of_a_cpu_and_without_a_driver_is_empty(monkeypatch):
+    def absent(*_, **__):
+        raise FileNotFoundError("nvidia-smi")
+
+    monkeypatch.setattr(subprocess, "run", absent)
+    assert environment.gpu_state("cpu") == {}
+    assert environment.gpu_state("cuda") == {}

@@ -9,7 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"config", "records", "environment", "metrics", "errors", "statistics"}
+GROUND = {
+    *("config", "records", "reading", "schema", "familiar", "environment", "metrics", "errors", "statistics"),
+    "machine",
+}
 ROOMS = {
     **dict.fromkeys(GROUND, GROUND),
     "models": GROUND,
@@ -20,9 +23,10 @@ ROOMS = {
     "workload": GROUND | {"models", "data", "measuring"},
     "worker": GROUND | {"models", "data", "measuring", "training", "evaluation", "workload"},
     "supervisor": GROUND | {"worker"},
-    "runner": GROUND | {"models", "data", "supervisor", "worker"},
+    "calibration": GROUND | {"measuring", "supervisor"},
+    "runner": GROUND | {"models", "data", "supervisor", "worker", "calibration"},
     "reproducing": GROUND | {"models", "measuring", "workload", "published"},
-    "report": {"records", "published", "statistics", "errors"},
+    "report": {"records", "reading", "published", "statistics", "errors"},
     "published": set(),
 }
 KNOWS_OPERATORS = {"models", "measuring", "training", "workload", "worker", "runner", "reproducing", "cli"}

@@ -138,6 +138,26 @@ def test_failures_are_rows_and_never_the_end(tmp_path):
     assert "macs" in rows["wrong_macs"][1].lower()
 
 
+def test_memory_that_runs_out_ends_the_trial_and_the_next_starts_clean(tmp_path):
+    files = tuple(f"{FAILING}:{name}" for name in ("Limited", "DeviceFull", "StartsClean", "DeviceLost", "AfterLost"))
+    rows = {
+        label: (event.data["status"], event.data.get("reason", ""))
+        for label, event in finished(
+            dataclasses.replace(TINY, operators=("conv1x1",), operator_files=files), tmp_path
+        ).items()
+    }
+    assert {label: status for label, (status, _) in rows.items()} == {
+        "conv1x1": "ok",
+        "limited": "out_of_memory",
+        "device_full": "out_of_memory",
+        "starts_clean": "ok",
+        "device_lost": "error",
+        "after_lost": "ok",
+    }, rows
+    assert "allocate" in rows["limited"][1]
+    assert rows["device_full"][1].startswith("CUDA out of memory")
+
+
 def test_hang_is_a_row(tmp_path):
     cost = dataclasses.replace(COST, timeout=10.0)
     experiment = dataclasses.replace(TINY, operators=("conv1x1",), operator_files=(f"{FAILING}:Hanging",), cost=cost)

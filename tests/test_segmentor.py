@@ -74,7 +74,7 @@ def test_without_extra_losses_there_are_none():
 
 def test_every_extra_loss_comes_with_its_target_and_weight():
     torch.manual_seed(0)
-    segmentor = segmentor_of(TwoLosses(16), FCNHead(64, 5, 4), auxiliary_weight=0.4)
+    segmentor = segmentor_of(TwoLosses(16), FCNHead(32, 5, 4), auxiliary_weight=0.4)
     images = torch.randn(2, 3, 33, 47)
     logits, losses = segmentor.forward_with_auxiliary(images)
     assert torch.equal(logits, segmentor(images))
@@ -95,7 +95,7 @@ def test_every_extra_loss_comes_with_its_target_and_weight():
 
 
 def test_the_auxiliary_head_does_not_run_in_forward():
-    segmentor = segmentor_of(Identity(16), FCNHead(64, 5, 4))
+    segmentor = segmentor_of(Identity(16), FCNHead(32, 5, 4))
     calls: list[int] = []
     segmentor.auxiliary_head.register_forward_hook(lambda *_: calls.append(1))
     images = torch.randn(1, 3, 16, 16)

@@ -13,7 +13,7 @@ from attnbench.data.synthetic import SIZE, ContextDataset
 from attnbench.errors import UsageError
 from attnbench.metrics import ConfusionMatrix
 
-CELL = 24
+CELL = 12
 DISC, OCTAGON = 1, 3
 GREY, DARK, LIGHT = 0xB2B2B2, 0x000000, 0xFFFFFF
 SCENES = 128
@@ -132,7 +132,7 @@ def guessed_miou(dataset, radius, share, random):
     return matrix.scores().miou
 
 
-@pytest.mark.parametrize("radius", [0, 15, 40])
+@pytest.mark.parametrize("radius", [0, 7, 20])
 def test_local_ceiling_is_what_even_guesses_score(val, radius):
     simulated = guessed_miou(val, radius, 0.5, np.random.default_rng(radius))
     assert val.local_ceiling(radius) == pytest.approx(simulated, abs=0.002)
@@ -142,17 +142,17 @@ def test_local_ceiling_is_what_even_guesses_score_where_answers_are_not_even(sho
     few, random = ContextDataset("val"), np.random.default_rng(0)
     counts = np.bincount(torch.cat([few[index][1].flatten() for index in range(4)]), minlength=5)
     assert counts[3] > 1.5 * counts[4] or counts[4] > 1.5 * counts[3]
-    simulated = np.mean([guessed_miou(few, 15, 0.5, random) for _ in range(40)])
-    assert few.local_ceiling(15) == pytest.approx(simulated, abs=0.002)
+    simulated = np.mean([guessed_miou(few, 7, 0.5, random) for _ in range(40)])
+    assert few.local_ceiling(7) == pytest.approx(simulated, abs=0.002)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.75, 1.0])
 def test_uneven_guesses_stay_below_the_local_ceiling(val, share):
-    assert guessed_miou(val, 15, share, np.random.default_rng(0)) < val.local_ceiling(15) - 0.001
+    assert guessed_miou(val, 7, share, np.random.default_rng(0)) < val.local_ceiling(7) - 0.001
 
 
 def test_local_ceiling_rises_with_the_radius_to_one(val):
-    ceilings = [val.local_ceiling(radius) for radius in (0, 5, 15, 31, 47, 63, 95)]
+    ceilings = [val.local_ceiling(radius) for radius in (0, 2, 7, 15, 23, 31, 47)]
     assert all(low < high for low, high in pairwise(ceilings))
     # background and four classes of which next to nothing but the cue itself is decided
     assert 0.2 + 0.8 / 3 < ceilings[0] < 0.6

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import subprocess
@@ -23,7 +21,7 @@ from record_factory import (
 
 from attnbench import report
 from attnbench.records import PROTOCOL, Record
-from attnbench.report.frames import Frame, all_frames, sheet, superseded
+from attnbench.report.frames import Frame, arrange, sheet
 from attnbench.report.render import to_latex, to_markdown
 from attnbench.report.tables import Table, accuracy_table, brief_table, class_table, comparison_table
 from attnbench.report.wording import significant
@@ -119,7 +117,7 @@ def test_accuracy_of_another_machine_is_not_joined() -> None:
     records = [cost_record("ema"), accuracy_record("ema", environment="f" * 16)]
     frame = only_frame(records)
     assert "miou" not in frame.rows
-    assert [bool(item.cost) for item in all_frames(records, ENVIRONMENTS)] == [True, False]
+    assert [bool(item.cost) for item in arrange(records, ENVIRONMENTS).all] == [True, False]
 
 
 @pytest.mark.parametrize("status", ["out_of_memory", "timeout", "crashed", "nonconforming", "unsupported", "error"])
@@ -189,7 +187,7 @@ def test_later_source_replaces_the_earlier_and_is_counted() -> None:
     row = only_frame(records).rows.iloc[0]
     assert row["params"] == 77
     assert row["status_training"] == "not measured"
-    assert superseded(records) == 2
+    assert arrange(records, ENVIRONMENTS).replaced == 2
 
 
 def test_local_ceiling_is_a_row_of_the_accuracy_table() -> None:
@@ -227,8 +225,8 @@ def test_class_table_averages_over_seeds_and_leaves_absent_classes_open() -> Non
 
 def test_sheet_round_trips_and_holds_every_row() -> None:
     records = full_run(sizes=(33, 65))
-    frames = all_frames(records, ENVIRONMENTS)
-    rows = list(csv.DictReader(io.StringIO(sheet(frames).to_csv(index=False))))
+    columns, values = sheet(arrange(records, ENVIRONMENTS).all)
+    rows = [dict(zip(columns, ["" if value is None else str(value) for value in row], strict=True)) for row in values]
     assert len(rows) == 2 * (len(OPERATORS) + 1)
     ema = next(row for row in rows if row["operator"] == "ema" and row["height"] == "65")
     assert int(ema["macs"]) == cost_record("ema")["macs"]
@@ -239,7 +237,7 @@ def test_sheet_round_trips_and_holds_every_row() -> None:
 def test_glossary_explains_every_field_and_every_column() -> None:
     glossary = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
     schema = json.loads((ROOT / "attnbench" / "records.schema.json").read_text(encoding="utf-8"))
-    columns = set(sheet(all_frames(full_run(sizes=(65,)), ENVIRONMENTS)).columns) | set(schema["properties"])
+    columns = set(sheet(arrange(full_run(sizes=(65,)), ENVIRONMENTS).all)[0]) | set(schema["properties"])
     columns -= {name for name in columns if name.startswith(("network.", "recipe."))}
     explained = set(re.findall(r"`([a-z0-9_.<>]+)`", glossary))
     explained |= {name.replace("<mode>", mode) for name in explained for mode in ("forward", "training")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -142,3 +143,32 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
     return int(text)
+
+
+def share(text: str) -> tuple[int, int]:
+    """A part of a whole.
+
+    Example:
+        >>> share("2/8")
+        (2, 8)
+    """
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"expected PART/PARTS such as 2/8, the first part being 1, got {text!r}")
+    return int(part), int(parts)
+
+
+def amount(text: str) -> float:
+    """A number that is not negative.
+
+    Example:
+        >>> amount("0.1")
+        0.1
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number from zero on such as 0.1, got {text!r}")
+    return value

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from attnbench.cli import published
-from attnbench.cli.arguments import Parser, console_of_width, integers, positive, size, sizes, words
+from attnbench.cli.arguments import Parser, amount, console_of_width, integers, positive, share, size, sizes, words
 from attnbench.config import Experiment, load_preset, preset_names, updated
 from attnbench.errors import UsageError
+from attnbench.records import Record
 
 PROG = "compare.py"
 DEFAULT_OUTPUT = Path("results/local")
@@ -28,6 +30,8 @@ examples:
   python scripts/compare.py --published                        what papers print, computed again
 
 A run that was stopped goes on where it stopped: what has a record is not measured again.
+exit codes: 0 done, 1 something became worse (--against), 2 something to mend (arguments, data, a full disk),
+130 interrupted (Ctrl-C, SIGTERM); what was measured is kept whatever the code.
 """
 
 
@@ -94,7 +98,28 @@ def _parser() -> Parser:
         metavar="DIR",
         help=f"results folder (default: {DEFAULT_OUTPUT}; of --published: {published.DEFAULT_OUTPUT})",
     )
+    output.add_argument(
+        "--shard",
+        type=share,
+        metavar="I/N",
+        help="run part I of N of the plan, without a report; folders merge by copying",
+    )
     output.add_argument("--dry-run", action="store_true", help="print the plan and exit")
+
+    against = parser.add_argument_group("against an earlier run (exit code 1 where something became worse)")
+    against.add_argument("--against", type=Path, metavar="DIR", help="folder of records to hold this run against")
+    against.add_argument(
+        "--margin-latency", type=amount, default=0.1, metavar="X", help="growth of the latency ratio let pass (0.1)"
+    )
+    against.add_argument(
+        "--margin-elsewhere", type=amount, default=1.0, metavar="X", help="the same between two machines (1.0)"
+    )
+    against.add_argument(
+        "--margin-memory", type=amount, default=0.0, metavar="X", help="growth of the peak memory let pass (0)"
+    )
+    against.add_argument(
+        "--margin-accuracy", type=amount, default=0.5, metavar="P", help="loss of mIoU let pass, in points (0.5)"
+    )
     return parser
 
 
@@ -108,6 +133,8 @@ def _experiment(arguments: argparse.Namespace) -> Experiment:
     cost = given(sizes="sizes", channels="channels", batches="batch", dtypes="dtype", modes="modes", levels="levels")
     cost |= given(seconds_per_trial="seconds", channels_last="channels_last", compiled="compiled")
     network = given(backbone="backbone", backbone_weights="backbone_weights", head="head")
+    if "backbone" in network:
+        network["output_stride"] = 4 if network["backbone"] == "small" else 8
     recipe = given(iterations="iterations")
     accuracy = given(
         dataset="dataset", data_root="data_root", image_size="image_size", freeze_backbone="freeze_backbone"
@@ -143,19 +170,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress.list_operators(console)
         return 0
     trials = runner.plan(experiment)
+    if parsed.shard:
+        trials = runner.shard(trials, *parsed.shard)
+        if not trials:
+            console.print(f"shard {parsed.shard[0]}/{parsed.shard[1]} has no trial: the plan has fewer than parts")
+            return 0
     if parsed.dry_run:
         progress.show_plan(console, experiment, trials, parsed.output)
         return 0
+    earlier = _load_earlier(parsed.against)
     supervisor.warm_up()
     lanes = runner.jobs(experiment.accuracy, trials[0].device) if experiment.accuracy else 1
     shown = progress.follow(console, trials, runner.run(experiment, trials, parsed.output), began, lanes)
-    _report(console, shown.records, parsed.output)
+    code = 0
+    if parsed.shard and earlier is None:
+        console.print(
+            f"records: {parsed.output / 'records'}; report.py makes the report of all shards", highlight=False
+        )
+    else:
+        code = _report(console, shown.records, parsed, earlier)
     console.print(shown.summary(time.monotonic() - began), highlight=False)
     if parsed.preset == "default":
         for name, about in _presets().items():
             if name != "default":
                 console.print(f"left to --preset {name}: {about}", highlight=False)
-    return 0
+    return code
 
 
 def _expect_alone(parsed: argparse.Namespace) -> None:
@@ -166,14 +205,41 @@ def _expect_alone(parsed: argparse.Namespace) -> None:
             raise UsageError(f"--published: expected no other option than --output, got --{name.replace('_', '-')}")
 
 
-def _report(console: Console, found: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def _load_earlier(folder: Path | None) -> list[Record] | None:
+    if folder is None:
+        return None
+    from attnbench import records
+
+    found = records.load(folder).records
+    if not found:
+        raise UsageError(
+            f"--against: expected a folder that holds records/, got {str(folder)!r} with none that is valid"
+        )
+    return found
+
+
+def _report(
+    console: Console, found: Sequence[Record], parsed: argparse.Namespace, earlier: Sequence[Record] | None
+) -> int:
     from attnbench import records, report
 
+    folder = parsed.output
     problems = records.load(folder).problems
     environments = records.load_environments(folder)
-    written = report.write_report([dict(record) for record in found], environments, folder, problems=problems)
-    for table in report.terminal_tables(written):
-        console.print(table)
+    changes = None
+    if earlier is not None:
+        margins = report.Margins(
+            parsed.margin_latency, parsed.margin_elsewhere, parsed.margin_memory, parsed.margin_accuracy
+        )
+        known = {**records.load_environments(parsed.against), **environments}
+        changes = report.compare(found, earlier, known, margins)
+    table = changes.table(f"Against {parsed.against.name}") if changes else None
+    written = report.write_report(list(found), environments, folder, problems=problems, against=table)
+    for shown in report.terminal_tables(written):
+        console.print(shown)
     for problem in problems:
-        console.print(f"[yellow]{problem}[/yellow]", highlight=False)
+        console.print(f"[yellow]{escape(problem)}[/yellow]", highlight=False)
     console.print(f"report: {folder / 'index.html'}, {folder / 'comparison.md'}", highlight=False)
+    if table is not None:
+        console.print(report.render_changes(table))
+    return 1 if changes and changes.regressions else 0

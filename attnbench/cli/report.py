@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loaded = records.load(folder)
         for record in loaded.records:
             found.setdefault(record["identity"], record)
-        environments |= records.load_environments(folder)
+        for key, environment in records.load_environments(folder).items():
+            environments[key] = environments.get(key, {}) | environment
         problems += loaded.problems
     output = parsed.output or parsed.folders[0]
     written = report.write_report(list(found.values()), environments, output, problems=problems)

@@ -1,6 +1,6 @@
 """The embedded task `context`: labels that depend on cues far away in the image; drawn, not downloaded.
 
-Each image of 96x96 pixels is a grid of 4x4 cells with shapes in some of them:
+Each image of 48x48 pixels is a grid of 4x4 cells with shapes in some of them:
 
 - *discs*, grey and all alike, whose class is set by one small black or white square (the key) anywhere in the image.
   One vector for the whole image answers that, so global pooling can read it;
@@ -24,11 +24,11 @@ from torch import Tensor
 from attnbench.config import near
 from attnbench.errors import UsageError
 
-SIZE: Final = 96
-_CELL: Final = 24
-_SHAPE: Final = 20
-_CUE: Final = 12
-_FRAME: Final = 3
+SIZE: Final = 48
+_CELL: Final = 12
+_SHAPE: Final = 10
+_CUE: Final = 6
+_FRAME: Final = 1
 _GROUPS: Final = 2
 _PER_GROUP: Final = 2
 _DISCS: Final = 4
@@ -93,7 +93,7 @@ class ContextDataset:
     Example:
         >>> image, target = ContextDataset("val")[0]
         >>> tuple(image.shape), tuple(target.shape)
-        ((3, 96, 96), (96, 96))
+        ((3, 48, 48), (48, 48))
     """
 
     name: str = "context"
@@ -147,7 +147,7 @@ class ContextDataset:
         return len(self._items)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image uint8 `(3, 96, 96)` and target uint8 `(96, 96)`."""
+        """Image uint8 `(3, 48, 48)` and target uint8 `(48, 48)`."""
         return self._items[index]
 
     def decided(self, index: int, radius: int) -> NDArray[np.bool_]:
@@ -175,7 +175,7 @@ class ContextDataset:
 
         Example:
             >>> dataset = ContextDataset("val")
-            >>> dataset.local_ceiling(15) < dataset.local_ceiling(95) == 1.0
+            >>> dataset.local_ceiling(7) < dataset.local_ceiling(47) == 1.0
             True
         """
         decided = np.zeros(len(self.classes))

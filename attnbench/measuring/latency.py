@@ -18,6 +18,7 @@ SAMPLE_MS = 2.0
 
 MAX_CALLS = 10_000
 WARM_UP_CALLS = 1
+_LEAST_FLUSH = 32 * 2**20
 
 Step = Callable[[], object]
 Clock = Callable[[], int]
@@ -53,11 +54,18 @@ def cpu_sampler(clock: Clock = time.perf_counter_ns) -> Sampler:
 
 
 def cuda_sampler(device: torch.device) -> Sampler:
-    """Times calls by events on the device's stream, synchronised before and after."""
+    """Times calls by events on the device's stream, synchronised before and after.
+
+    Between samples twice the size of the L2 cache is overwritten, so that no step finds what the one before it, or
+    its own last sample, left there.
+    """
+    cache: int = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0)
+    flush = torch.empty(2 * max(cache, _LEAST_FLUSH), dtype=torch.int8, device=device)
 
     def sample(step: Step, calls: int) -> float:
         with torch.cuda.device(device):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            flush.zero_()
             torch.cuda.synchronize()
             start.record()
             for _ in range(calls):

@@ -143,8 +143,8 @@ def build_segmentor(
     Example:
         >>> import torch
         >>> segmentor = build_segmentor("conv3x3", Network(), 5)
-        >>> tuple(segmentor(torch.zeros(2, 3, 96, 96)).shape)
-        (2, 5, 96, 96)
+        >>> tuple(segmentor(torch.zeros(2, 3, 48, 48)).shape)
+        (2, 5, 48, 48)
     """
     if not auxiliary_weight >= 0:
         raise UsageError(f"segmentor: expected auxiliary_weight >= 0, got {auxiliary_weight!r}")

@@ -7,15 +7,20 @@ alone; the later counts.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from attnbench.records import Record
-from attnbench.report.rows import MODES, ROW, accuracy_row, add_gains, add_ranks, cost_row
+from attnbench.report.roofline import work_columns
+from attnbench.report.rows import ROW, accuracy_row, add_gains, add_ranks, cost_row
+
+Row = dict[str, Any]
+Environments = Mapping[str, Mapping[str, Any]]
 
 _SHARED = ("protocol", "environment", "device")
 _COST = (
@@ -41,7 +46,6 @@ _ACCURACY = (
 )
 _LEVELS = ("operator", "core", "head", "network")
 _PATH = "network.backbone_weights"
-_COUNTED = ("failed_seeds", "seeds", "gain_seeds", *(f"rank{end}_{mode}" for end in ("", "_worst") for mode in MODES))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +56,19 @@ class Frame:
         cost: fields of the cost setting; empty where the rows hold accuracy alone.
         accuracy: fields of the accuracy setting; empty where none was measured.
         environment: fingerprint of the machine and software; empty where it is not known.
-        rows: one row for each operator, implementation and hyper-parameters; controls first, then by mIoU.
+        table: one row for each operator, implementation and hyper-parameters; controls first, then by mIoU.
 
     """
 
     cost: Mapping[str, Any]
     accuracy: Mapping[str, Any]
     environment: Mapping[str, Any]
-    rows: pd.DataFrame
+    table: Sequence[Row]
+
+    @functools.cached_property
+    def rows(self) -> pd.DataFrame:
+        """The rows as a data frame."""
+        return pd.DataFrame(list(self.table)).infer_objects()
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -67,90 +76,103 @@ class Frame:
         return {**self.cost, **self.accuracy}
 
 
-def comparison_frames(records: Sequence[Record], environments: Mapping[str, Mapping[str, Any]]) -> list[Frame]:
-    """A frame for each cost setting, with each accuracy setting of the same protocol, environment and device.
+@dataclass(frozen=True, eq=False)
+class Arranged:
+    """All that records come to.
+
+    Args:
+        compared: a frame for each cost setting, with each accuracy setting of the same machine.
+        scored: a frame for each accuracy setting.
+        replaced: number of records that a later record of the same trial in the same setting replaces.
+
+    """
+
+    compared: tuple[Frame, ...]
+    scored: tuple[Frame, ...]
+    replaced: int
+
+    @property
+    def all(self) -> tuple[Frame, ...]:
+        """The comparisons, and behind them the accuracy that was joined to none of them."""
+        joined = {id(frame.accuracy) for frame in self.compared}
+        return *self.compared, *(frame for frame in self.scored if id(frame.accuracy) not in joined)
+
+
+def arrange(records: Sequence[Record], environments: Environments) -> Arranged:
+    """Sorts records into comparable rows.
 
     An implementation other than the reference computes the same function and has the reference's accuracy,
     unless it was trained itself; the column `accuracy_of` says which. An operator that was trained and not
     measured is a row too.
     """
-    scored = accuracy_frames(records, environments)
-    frames: list[Frame] = []
-    for setting, group in _by_setting(records, "cost"):
-        rows = [cost_row(trials) for trials in _by_row(group)]
-        add_ranks(rows)
-        costs = pd.DataFrame(rows)
+    scored: list[Frame] = []
+    compared: list[Frame] = []
+    shown = 0
+    for setting, rows in _settings(records, "accuracy"):
+        shown += sum(map(len, rows))
+        table = [accuracy_row(trials) for trials in rows]
+        add_gains(table)
+        scored.append(Frame({}, setting, environments.get(setting["environment"], {}), _ordered(table)))
+    for setting, rows in _settings(records, "cost"):
+        shown += sum(map(len, rows))
         environment = environments.get(setting["environment"], {})
+        costs = [_cost_row(trials, environment) for trials in rows]
+        add_ranks(costs)
         partners = [frame for frame in scored if all(frame.accuracy[key] == setting[key] for key in _SHARED)]
-        frames += [Frame(setting, partner.accuracy, environment, _join(costs, partner.rows)) for partner in partners]
+        compared += [Frame(setting, partner.accuracy, environment, _join(costs, partner.table)) for partner in partners]
         if not partners:
-            frames.append(Frame(setting, {}, environment, _ordered(costs)))
-    return sorted(frames, key=_place)
+            compared.append(Frame(setting, {}, environment, _ordered(costs)))
+    return Arranged(tuple(sorted(compared, key=_place)), tuple(sorted(scored, key=_place)), len(records) - shown)
 
 
-def accuracy_frames(records: Sequence[Record], environments: Mapping[str, Mapping[str, Any]]) -> list[Frame]:
+def comparison_frames(records: Sequence[Record], environments: Environments) -> list[Frame]:
+    """A frame for each cost setting, with each accuracy setting of the same protocol, environment and device."""
+    return list(arrange(records, environments).compared)
+
+
+def accuracy_frames(records: Sequence[Record], environments: Environments) -> list[Frame]:
     """A frame for each accuracy setting: dataset, splits, network and recipe on one machine."""
-    frames: list[Frame] = []
-    for setting, group in _by_setting(records, "accuracy"):
-        rows = [accuracy_row(trials) for trials in _by_row(group)]
-        add_gains(rows)
-        frames.append(Frame({}, setting, environments.get(setting["environment"], {}), _ordered(pd.DataFrame(rows))))
-    return sorted(frames, key=_place)
+    return list(arrange(records, environments).scored)
 
 
-def superseded(records: Sequence[Record]) -> int:
-    """Number of records that a later record of the same trial in the same setting replaces."""
-    shown = {
-        id(record)
-        for task in ("cost", "accuracy")
-        for _, group in _by_setting(records, task)
-        for trials in _by_row(group)
-        for record in trials
-    }
-    return len(records) - len(shown)
+def sheet(frames: Sequence[Frame]) -> tuple[list[str], Iterator[list[Any]]]:
+    """Columns and rows of all frames below each other, with the columns of their settings in front."""
+    settings = dict.fromkeys(key for frame in frames for key in frame.setting) or dict.fromkeys(_SHARED)
+    own = dict.fromkeys(key for frame in frames for row in frame.table[:1] for key in row) or dict.fromkeys(ROW)
+    columns = [key for key in {**settings, **own} if key != "seed_miou"]
+
+    def rows() -> Iterator[list[Any]]:
+        for frame in frames:
+            plain = {
+                key: json.dumps(value) if isinstance(value, list) else value for key, value in frame.setting.items()
+            }
+            for row in frame.table:
+                yield list(map({**row, **plain}.get, columns))
+
+    return columns, rows()
 
 
-def all_frames(records: Sequence[Record], environments: Mapping[str, Mapping[str, Any]]) -> list[Frame]:
-    """The comparisons, and behind them the accuracy that was joined to none of them."""
-    compared = comparison_frames(records, environments)
-    joined = [dict(frame.accuracy) for frame in compared]
-    scored = accuracy_frames(records, environments)
-    return [*compared, *(frame for frame in scored if dict(frame.accuracy) not in joined)]
+@functools.lru_cache(maxsize=1024)
+def _setting_keys(own: Sequence[str], keys: tuple[str, ...]) -> list[str]:
+    """Those of a record's keys that make its setting, in the order of the columns."""
+    nested = sorted(key for key in keys if key.startswith(("network.", "recipe.")) and key != _PATH)
+    return [key for key in (*_SHARED, *own, *nested) if key in keys]
 
 
-def sheet(frames: Sequence[Frame]) -> pd.DataFrame:
-    """All frames below each other, with the columns of their settings in front."""
-    parts: list[pd.DataFrame] = []
-    for frame in frames:
-        part = frame.rows.drop(columns=["seed_miou"], errors="ignore").copy()
-        for position, (key, value) in enumerate(frame.setting.items()):
-            part.insert(position, key, json.dumps(value) if isinstance(value, list) else value)
-        parts.append(part.astype(object))
-    if not parts:
-        return pd.DataFrame(columns=[*_SHARED, *ROW])
-    whole = pd.concat(parts, ignore_index=True)
-    settings = list(dict.fromkeys(key for frame in frames for key in frame.setting))
-    whole = whole[[*settings, *(column for column in whole.columns if column not in settings)]]
-    for key in _COUNTED:
-        if key in whole:
-            whole[key] = whole[key].astype("Int64")
-    return whole
+def _cost_row(trials: Sequence[Record], environment: Mapping[str, Any]) -> Row:
+    modes = {str(trial["mode"]): trial for trial in trials}
+    return cost_row(trials) | work_columns(modes, environment)
 
 
-def _setting(record: Record, task: str) -> dict[str, Any]:
+def _settings(records: Iterable[Record], task: str) -> list[tuple[dict[str, Any], list[list[Record]]]]:
+    """Settings in the order of their first record, each with the records of its rows."""
     own = _COST if task == "cost" else _ACCURACY
-    kept = {key: record[key] for key in (*_SHARED, *own) if key in record}
-    nested = {key: record[key] for key in sorted(record) if key.startswith(("network.", "recipe.")) and key != _PATH}
-    return {**kept, **nested}
-
-
-def _by_setting(records: Iterable[Record], task: str) -> list[tuple[dict[str, Any], list[Record]]]:
     groups: dict[str, tuple[dict[str, Any], list[Record]]] = {}
     for record in records:
         if record["task"] == task:
-            setting = _setting(record, task)
-            groups.setdefault(json.dumps(setting, sort_keys=True), (setting, []))[1].append(record)
-    return list(groups.values())
+            setting = {key: record[key] for key in _setting_keys(own, tuple(record))}
+            groups.setdefault(str(setting), (setting, []))[1].append(record)
+    return [(setting, _by_row(group)) for setting, group in groups.values()]
 
 
 def _by_row(group: Iterable[Record]) -> list[list[Record]]:
@@ -166,36 +188,33 @@ def _by_row(group: Iterable[Record]) -> list[list[Record]]:
     return chosen
 
 
-def _join(costs: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    keys = list(ROW)
-    described = [*keys, "title", "kind"]
-    own = scores.drop(columns=["title", "kind"])
-    reference = own[own["implementation"] == "reference"].drop(columns=["implementation"])
-    direct = costs.merge(own, on=keys, how="inner")
-    rest = costs[~_key(costs, keys).isin(_key(direct, keys))]
-    borrowed = rest.merge(reference, on=["operator", "settings"], how="left")
-    unmeasured = scores[~_key(scores, keys).isin(_key(costs, keys))]
-    parts = [part.astype(object) for part in (direct, borrowed, unmeasured) if not part.empty]
-    joined = pd.concat(parts, ignore_index=True).infer_objects()
-    rest_columns = [column for column in joined.columns if column not in described]
-    return _ordered(joined[[*described, *rest_columns]])
+def _join(costs: Sequence[Row], scores: Sequence[Row]) -> list[Row]:
+    """Rows of cost with their scores behind them, borrowed ones after own ones, and scores without cost last."""
+    own = {_key(row): row for row in scores}
+    references = {key[::2]: row for key, row in own.items() if key[1] == "reference"}
+    costed = {_key(row) for row in costs}
+    direct = [{**row, **own[_key(row)]} for row in costs if _key(row) in own]
+    rest = [row for row in costs if _key(row) not in own]
+    borrowed = [{**row, **references.get(_key(row)[::2], {}), **row} for row in rest]
+    return _ordered([*direct, *borrowed, *(row for row in scores if _key(row) not in costed)])
 
 
-def _key(frame: pd.DataFrame, keys: Sequence[str]) -> pd.Series[str]:
-    return pd.Series(
-        [json.dumps([row[key] for key in keys]) for row in frame.to_dict("records")],
-        index=frame.index,
-        dtype=object,
-    )
+def _key(row: Row) -> tuple[str, str, str]:
+    return row["operator"], row["implementation"], row["settings"]
 
 
-def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
+def _ordered(rows: Sequence[Row]) -> list[Row]:
     """Controls first, as they were recorded, then by mIoU descending; without it, as they were recorded."""
-    place = (rows["kind"] != "control").astype(int)
-    score = pd.to_numeric(rows["miou"]) if "miou" in rows else pd.Series(0.0, index=rows.index)
-    keyed = rows.assign(_place=place, _score=(-score).fillna(1.0).where(place == 1, 0.0))
-    ordered = keyed.sort_values(["_place", "_score"], kind="stable", ignore_index=True)
-    return ordered.drop(columns=["_place", "_score"])
+
+    def place(row: Row) -> tuple[bool, float]:
+        score = row.get("miou")
+        return row["kind"] != "control", 0.0 if row["kind"] == "control" else 1.0 if score is None else -score
+
+    ordered = sorted(rows, key=place)
+    if len(set(map(tuple, rows))) == 1:
+        return ordered
+    columns = dict.fromkeys(key for row in sorted(rows, key=lambda row: "status_forward" not in row) for key in row)
+    return [{key: row.get(key) for key in columns} for row in ordered]
 
 
 def _place(frame: Frame) -> tuple[Any, ...]:

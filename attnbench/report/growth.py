@@ -104,8 +104,7 @@ def sweeps(frames: Sequence[Frame]) -> list[Sweep]:
 
 def _rows(frame: Frame) -> dict[str, dict[str, Any]]:
     """Rows by label."""
-    rows = ({str(key): value for key, value in row.items()} for row in frame.rows.to_dict("records"))
-    return {label(row): row for row in rows}
+    return {label(row): row for row in frame.table}
 
 
 def _series(sweep: Sweep, metric: str) -> dict[str, list[float]]:

@@ -6,6 +6,8 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -65,11 +67,8 @@ def place_labels(
         measured = figure.text(0, 0, texts[index], fontsize=fontsize)
         extent = measured.get_window_extent(renderer)
         measured.remove()
-        costs = {
-            place: _cost(place, centres[index], hard, soft, frame)
-            for place in _places(centres[index], (extent.width, extent.height), radii[index] * pixel, pixel)
-        }
-        box = min(costs, key=costs.__getitem__)
+        places = _places(centres[index], (extent.width, extent.height), radii[index] * pixel, pixel)
+        box = places[int(np.argmin(_costs(places, centres[index], hard, soft, frame)))]
         hard.append(box)
         written.append(_write(axes, texts[index], centres[index], box, pixel, radii[index], fontsize))
     return written
@@ -85,12 +84,22 @@ def _places(centre: tuple[float, float], size: tuple[float, float], radius: floa
     return boxes
 
 
-def _cost(box: Bbox, centre: tuple[float, float], hard: Sequence[Bbox], soft: Sequence[Bbox], frame: Bbox) -> float:
-    area = box.width * box.height
-    covered = sum(_shared(box, other) for other in hard)
-    outside = area - _shared(box, frame)
-    crossed = sum(_shared(box, other) > 0 for other in soft)
-    return 1000 * (covered + outside) / area + _WHISKER_PENALTY * crossed + _distance(centre, box)
+def _costs(
+    places: Sequence[Bbox], centre: tuple[float, float], hard: Sequence[Bbox], soft: Sequence[Bbox], frame: Bbox
+) -> npt.NDArray[np.float64]:
+    """What each place costs."""
+    boxes = _extents(places)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    covered = _shared(boxes, _extents(hard)).sum(axis=1)
+    outside = area - _shared(boxes, _extents([frame]))[:, 0]
+    crossed = (_shared(boxes, _extents(soft)) > 0).sum(axis=1)
+    far = np.array([_distance(centre, place) for place in places])
+    costs: npt.NDArray[np.float64] = 1000 * (covered + outside) / area + _WHISKER_PENALTY * crossed + far
+    return costs
+
+
+def _extents(boxes: Sequence[Bbox]) -> npt.NDArray[np.float64]:
+    return np.array([box.extents for box in boxes], dtype=np.float64)
 
 
 def _write(
@@ -126,7 +135,9 @@ def _distance(point: tuple[float, float], box: Bbox) -> float:
     return math.dist(point, (min(max(point[0], box.x0), box.x1), min(max(point[1], box.y0), box.y1)))
 
 
-def _shared(first: Bbox, second: Bbox) -> float:
-    width = min(first.x1, second.x1) - max(first.x0, second.x0)
-    height = min(first.y1, second.y1) - max(first.y0, second.y0)
-    return float(max(0.0, width) * max(0.0, height))
+def _shared(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Area that each box of `first` shares with each of `second`."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    sides: npt.NDArray[np.float64] = np.maximum(high - low, 0.0)
+    return sides[..., 0] * sides[..., 1]

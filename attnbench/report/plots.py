@@ -25,8 +25,11 @@ from attnbench.report.wording import accuracy_title, cost_title, label, slug
 
 DPI = 200
 _FONT = 8.0
-_KINDS = {"attention": ("Attention", 0, "o"), "context": ("Context", 1, "s"), "control": ("Control", 7, "D")}
+KINDS = {"attention": ("Attention", 0, "o"), "context": ("Context", 1, "s"), "control": ("Control", 7, "D")}
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*")
+CROWD = 24
+"""Rows from which points carry numbers in place of names."""
+KEY_COLUMNS = 3
 _DASHES = ("-", "--", ":", "-.")
 
 
@@ -97,15 +100,20 @@ def trade_off(frame: Frame) -> Plot | str:
     rows = frame.rows.dropna(subset=needed)
     if int((rows["macs"].astype(float) > 0).sum()) < 2:
         return f"mIoU against cost ({where}): fewer than two operators have both."
+    crowded = len(rows) > CROWD
+    if crowded:
+        rows = rows[rows["implementation"] == "reference"]
+    names = labels_of(rows[rows["macs"].astype(float) > 0])
+    key_lines = -(-len(names) // KEY_COLUMNS) if crowded else 0
     with style():
-        figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+        figure = Figure(figsize=(7.2, 3.9 + bool(key_lines) + 0.135 * key_lines), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         left.set_xlabel(f"Forward latency / latency of {CONTROL}")
         right.set_xlabel("Peak memory, forward (MiB)")
         left.set_ylabel("mIoU (%)")
         handles = [
-            Line2D([], [], linestyle="", marker=marker, color=_colour(kind), markersize=6, label=name)
-            for kind, (name, _, marker) in _KINDS.items()
+            Line2D([], [], linestyle="", marker=marker, color=colour(kind), markersize=6, label=name)
+            for kind, (name, _, marker) in KINDS.items()
             if kind in set(rows["kind"])
         ]
         if (rows["implementation"] != "reference").any():
@@ -118,6 +126,10 @@ def trade_off(frame: Frame) -> Plot | str:
         panels = ((left, "ratio_forward"), (right, "peak_mib_forward"))
         for axes, column in panels:
             _scatter(axes, points, column, rows["miou"])
+            _draw_front(axes, points, column)
+        if crowded:
+            number_key(figure, names)
+        marks = [str(number) for number in range(1, len(names) + 1)] if crowded else names
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         for axes, column in panels:
@@ -125,10 +137,12 @@ def trade_off(frame: Frame) -> Plot | str:
                 _baseline(axes, row)
             places = list(zip(points[column].astype(float), 100 * points["miou"].astype(float), strict=True))
             radii = [area**0.5 / 2 for area in _areas(points)]
-            place_labels(axes, places, _labels(points), radii, list(_bars(points)), fontsize=_FONT - 1)
+            place_labels(axes, places, marks, radii, list(_bars(points)), fontsize=_FONT - 1)
     caption = f"mIoU against cost. {cost_title(frame.cost)}; mIoU: {accuracy_title(frame.accuracy)}. "
     caption += "The area of a marker grows with the operator's parameters; bars are the standard deviation over "
-    caption += "seeds; a dotted line is an operator that multiplies nothing."
+    caption += "seeds; a dotted line is an operator that multiplies nothing; the thin line joins the operators that no "
+    caption += "other beats in both. "
+    caption += "Fused implementations, which compute the same, are left out. " if crowded else ""
     setting = frame.cost
     size = f"{setting['height']}x{setting['width']}"
     name = slug("trade-off", setting["level"], size, setting["channels"], setting["device"], frame.accuracy["dataset"])
@@ -164,7 +178,7 @@ def _scaling_plot(members: Sequence[Frame], mode: str, title: str) -> Plot | str
         (f"peak_mib_{mode}", f"Peak memory, {mode} (MiB)", 1.0),
         (f"latency_ms_{mode}", f"Latency, {mode} (ms)", 1.0),
     ]
-    long["name"] = _labels(long)
+    long["name"] = labels_of(long)
     labels = list(long["name"].unique())
     with style():
         legend_rows = -(-len(labels) // 4)
@@ -212,10 +226,35 @@ def _line_styles(labels: Sequence[str]) -> Mapping[str, dict[str, Any]]:
     }
 
 
+def number_key(figure: Figure, names: Sequence[str]) -> None:
+    """Writes below the axes which operator each number stands for, from 1."""
+    handles = [Line2D([], [], linestyle="", label=f"{number}  {name}") for number, name in enumerate(names, start=1)]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=KEY_COLUMNS,
+        frameon=False,
+        fontsize=_FONT - 1,
+        handlelength=0.0,
+        handletextpad=0.0,
+        labelspacing=0.2,
+    )
+
+
+def _draw_front(axes: Axes, rows: pd.DataFrame, column: str) -> None:
+    """Joins the operators that no other beats in both cost and accuracy."""
+    front: list[tuple[float, float]] = []
+    costs = zip(rows[column].astype(float), 100 * rows["miou"].astype(float), strict=True)
+    for cost, score in sorted(costs, key=lambda point: (point[0], -point[1])):
+        if not front or score > front[-1][1]:
+            front.append((cost, score))
+    axes.plot(*zip(*front, strict=True), color="0.6", linewidth=0.8, zorder=2)
+
+
 def _baseline(axes: Axes, row: Mapping[Any, Any]) -> None:
     """Draws an operator without cost, which has no place on a logarithmic axis, as a line across."""
     score = 100 * float(row["miou"])
-    axes.axhline(score, color=_colour(row["kind"]), linewidth=1.0, linestyle=":", zorder=1)
+    axes.axhline(score, color=colour(row["kind"]), linewidth=1.0, linestyle=":", zorder=1)
     text = axes.annotate(
         label(row), (0, score), xycoords=axes.get_yaxis_transform(), xytext=(3, 2), textcoords="offset points"
     )
@@ -231,14 +270,14 @@ def _scatter(axes: Axes, rows: pd.DataFrame, column: str, scores: pd.Series[Any]
     axes.set_ylim(low - margin, high + margin)
     axes.errorbar(values, score, yerr=_bars(rows), fmt="none", ecolor="0.7", elinewidth=0.8, zorder=1)
     for (kind, implementation), group in rows.assign(area=_areas(rows)).groupby(["kind", "implementation"]):
-        colour = _colour(str(kind))
+        shade = colour(str(kind))
         axes.scatter(
             group[column].astype(float),
             100 * group["miou"].astype(float),
             s=group["area"],
-            marker=_KINDS[str(kind)][2],
-            facecolors=colour if implementation == "reference" else "white",
-            edgecolors="white" if implementation == "reference" else colour,
+            marker=KINDS[str(kind)][2],
+            facecolors=shade if implementation == "reference" else "white",
+            edgecolors="white" if implementation == "reference" else shade,
             linewidths=0.5 if implementation == "reference" else 1.2,
             alpha=0.9,
             zorder=3,
@@ -247,7 +286,8 @@ def _scatter(axes: Axes, rows: pd.DataFrame, column: str, scores: pd.Series[Any]
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _labels(rows: pd.DataFrame) -> list[str]:
+def labels_of(rows: pd.DataFrame) -> list[str]:
+    """The label of each row."""
     return [label({str(key): value for key, value in row.items()}) for row in rows.to_dict("records")]
 
 
@@ -257,9 +297,11 @@ def _bars(rows: pd.DataFrame) -> pd.Series[Any]:
 
 def _areas(rows: pd.DataFrame) -> list[float]:
     params = rows["params"].astype(float)
-    return [24.0 + 150.0 * value for value in params / max(float(params.max()), 1.0)]
+    least, most = (24.0, 150.0) if len(rows) <= CROWD else (10.0, 60.0)
+    return [least + most * value for value in params / max(float(params.max()), 1.0)]
 
 
-def _colour(kind: str) -> tuple[float, float, float]:
-    colour: tuple[float, float, float] = sns.color_palette("colorblind")[_KINDS[kind][1]]
-    return colour
+def colour(kind: str) -> tuple[float, float, float]:
+    """The colour of a kind of operator."""
+    found: tuple[float, float, float] = sns.color_palette("colorblind")[KINDS[kind][1]]
+    return found

@@ -19,8 +19,17 @@ from attnbench.report.wording import distinct
 _NARROW = (
     *("title", "params", "macs", "peak_mib_forward", "latency_ms_forward", "ratio_forward"),
     *("peak_mib_training", "latency_ms_training", "ratio_training", "miou", "train_s"),
+    *("macs_backward", "elementwise", "intensity_forward", "bound_ms_forward", "reach_forward", "reach_training"),
 )
-_MATH = {"±": r"$\pm$", "×": r"$\times$", "†": r"$^\dagger$", "‡": r"$^\ddagger$", "–": "--", "≥": r"$\geq$"}
+_MATH = {
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
+    "§": r"\S",
+    "–": "--",
+    "≥": r"$\geq$",
+}
 
 
 def to_markdown(table: Table) -> str:
@@ -92,6 +101,24 @@ def render_terminal(frame: Frame) -> rich.table.Table:
         shown.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
     for row in table.rows:
         shown.add_row(*(Text(_short(row[index]), style="bold" if row[index].best else "") for index in kept))
+    return shown
+
+
+def render_changes(table: Table) -> rich.table.Table:
+    """What changed since an earlier run, for a terminal."""
+    shown = rich.table.Table(
+        box=rich.box.SIMPLE_HEAD,
+        title=table.title,
+        caption=Text("\n".join(table.notes)),
+        caption_justify="left",
+        caption_style="dim",
+        pad_edge=False,
+        min_width=80,
+    )
+    for column in table.columns:
+        shown.add_column(column.header)
+    for row in table.rows:
+        shown.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
     return shown
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from attnbench.records import Record
-from attnbench.statistics import summarise, summarise_ratio
+from attnbench.statistics import median, summarise, summarise_ratio
 
 ROW = ("operator", "implementation", "settings")
 """Fields that tell the rows of one table apart."""
@@ -129,7 +129,7 @@ def _mode_columns(trial: Record | None) -> dict[str, Any]:
         columns["samples"] = latency.count
         columns["calls_per_sample"] = trial["calls_per_sample"]
         columns["images_per_s"] = 1e3 * trial["batch"] / latency.median
-        columns["control_ms"] = summarise(control).median
+        columns["control_ms"] = median(control)
         columns["ratio"], columns["ratio_low"], columns["ratio_high"] = ratio.median, ratio.low, ratio.high
     columns["notes"] = "; ".join(trial.get("notes", [])) if trial else ""
     columns["identity"] = trial["identity"] if trial else ""

@@ -79,13 +79,13 @@ def comparison_table(frame: Frame) -> Table:
     if frame.accuracy:
         title += f"; mIoU: {accuracy_title(frame.accuracy)}"
     legend = [*_COST_LEGEND, *(_ACCURACY_LEGEND if frame.accuracy else ())]
-    return _table(title, columns, frame, legend, [*_cost_notes(frame), *_accuracy_notes(frame)])
+    return build_table(title, columns, frame, legend, [*_cost_notes(frame), *_accuracy_notes(frame)])
 
 
 def brief_table(frame: Frame) -> Table:
     """What a reader chooses by: the reference implementations, with ratios for latencies and one score."""
-    rows = frame.rows[frame.rows["implementation"] == "reference"]
-    table = comparison_table(dataclasses.replace(frame, rows=rows))
+    rows = [row for row in frame.table if row["implementation"] == "reference"]
+    table = comparison_table(dataclasses.replace(frame, table=rows))
     shown = [index for index, column in enumerate(table.columns) if column.key.startswith(_BRIEF)]
     return dataclasses.replace(
         table,
@@ -104,7 +104,7 @@ def accuracy_table(frame: Frame) -> Table:
         number("params_network", "Params of the network (M)", "Params (M)", 1e6),
         number("train_s", "Training (s)", "Training (s)", 1.0, better=None),
     ]
-    table = _table(
+    table = build_table(
         _heading(frame),
         columns,
         frame,
@@ -121,7 +121,7 @@ def class_table(frame: Frame) -> Table:
     columns = [Column("title", "Operator", "Operator", lambda row: Cell(label(row)))]
     columns += [Column("iou", f"{name} (%)", name, class_cell(name), "high") for name in classes]
     columns.append(Column("miou", "mean (%)", "mean", lambda row: percent(row["miou"]), "high"))
-    return _table(_heading(frame), columns, frame, [_BOLD], [])
+    return build_table(_heading(frame), columns, frame, [_BOLD], [])
 
 
 def _heading(frame: Frame) -> str:
@@ -130,12 +130,15 @@ def _heading(frame: Frame) -> str:
 
 
 def _rows(frame: Frame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in frame.rows.to_dict("records")]
+    return list(frame.table)
 
 
-def _table(title: str, columns: Sequence[Column], frame: Frame, legend: Sequence[str], notes: Sequence[str]) -> Table:
+def build_table(
+    title: str, columns: Sequence[Column], frame: Frame, legend: Sequence[str], notes: Sequence[str]
+) -> Table:
+    """The table of a frame's rows; columns that nothing was measured for are left out, and the best is marked."""
     rows = _rows(frame)
-    known = set(frame.rows.columns)
+    known = set(frame.table[0])
     kept = [c for c in columns if c.key in known and (c.key == "title" or _is_shown(c, rows))]
     kinds = [str(row["kind"]) for row in rows]
     by_column = [_mark_best(column, [column.cell(row) for row in rows], kinds) for column in kept]

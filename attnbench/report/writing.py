@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +13,22 @@ from typing import Any
 import rich.table
 
 from attnbench.errors import UsageError
+from attnbench.reading import paused_collector
 from attnbench.records import Record
 from attnbench.report.facts import commits, dates, flatten, machine, provenance
-from attnbench.report.frames import Frame, accuracy_frames, all_frames, comparison_frames, sheet, superseded
+from attnbench.report.frames import Arranged, Frame, accuracy_frames, arrange, comparison_frames, sheet
 from attnbench.report.growth_tables import growth_sheets, growth_tables
 from attnbench.report.page import render_page
 from attnbench.report.plots import Plot, scaling, trade_off
 from attnbench.report.render import legend, render_terminal, to_latex, to_markdown
+from attnbench.report.roofline_plot import rooflines
 from attnbench.report.tables import Table, accuracy_table, brief_table, class_table, comparison_table
 from attnbench.report.wording import distinct
+from attnbench.report.work import has_work, work_table
 
 Environments = Mapping[str, Mapping[str, Any]]
+MOST_TABLES = 24
+"""Settings of one kind with a table of their own; nobody reads more on one page, and the CSV file has them all."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,14 @@ class Report:
     skipped: tuple[str, ...]
 
 
+@paused_collector()
 def write_report(
-    records: Sequence[Record], environments: Environments, folder: Path, *, problems: Sequence[str] = ()
+    records: Sequence[Record],
+    environments: Environments,
+    folder: Path,
+    *,
+    problems: Sequence[str] = (),
+    against: Table | None = None,
 ) -> Report:
     """Writes tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page of HTML.
 
@@ -52,44 +65,49 @@ def write_report(
         environments: fingerprint by environment hash.
         folder: where to; created if it does not exist.
         problems: sentences on records that could not be read, to be repeated in the report.
+        against: what changed since an earlier run.
 
     Raises:
         UsageError: if the folder cannot be written.
 
     """
-    frames = all_frames(records, environments)
-    compared = [frame for frame in frames if frame.cost]
-    scored = accuracy_frames(records, environments)
-    sections = [*_sections(compared, scored), *growth_tables(compared)]
-    drawn = [*map(trade_off, compared), *scaling(compared)] if records else []
+    arranged = arrange(records, environments)
+    compared, scored = arranged.compared[:MOST_TABLES], arranged.scored[:MOST_TABLES]
+    working = _distinct_costs(compared)
+    sections = _sections(compared, scored) + growth_tables(compared)
+    sections += [("Against an earlier run", [against])] if against else []
+    few = len(arranged.compared) <= MOST_TABLES
+    drawn = [*map(trade_off, compared if few else compared[:1]), *(scaling(compared) if few else ())] if records else []
+    drawn += [drawing for frame in (working if few else working[:1]) for drawing in rooflines(frame)]
     plots = _named_apart([plot for plot in drawn if isinstance(plot, Plot)])
-    skipped = [*problems, *(reason for reason in drawn if isinstance(reason, str))]
-    replaced = superseded(records)
-    if replaced:
-        skipped.append(f"{replaced} record(s) are not shown: the same trial was measured later with another source.")
+    skipped = [*problems, *(reason for reason in drawn if isinstance(reason, str)), *_left_out(arranged)]
     facts, machines = provenance(records), _machines(records, environments)
     pictures = [(plot.caption, plot.png()) for plot in plots]
     texts = {
         "comparison.md": _markdown(sections, plots, facts, machines, skipped),
-        "comparison.csv": sheet(frames).to_csv(index=False, lineterminator="\n"),
+        "comparison.csv": _csv(arranged.all),
         **{name: rows.to_csv(index=False, lineterminator="\n") for name, rows in growth_sheets(compared).items()},
-        "comparison.tex": _latex([*map(comparison_table, compared), *map(accuracy_table, scored)]),
+        "comparison.tex": _latex(
+            [*map(comparison_table, compared), *map(work_table, working), *map(accuracy_table, scored)]
+        ),
         "index.html": render_page(sections, pictures, facts, machines, skipped),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files = [folder / name for name in texts]
         for file, text in zip(files, texts.values(), strict=True):
-            file.write_text(text, encoding="utf-8")
+            _replace(file, text.encode())
         for plot, (_, picture) in zip(plots, pictures, strict=True):
             for suffix, data in (("png", picture), ("pdf", plot.pdf())):
                 files.append(folder / f"{plot.name}.{suffix}")
-                files[-1].write_bytes(data)
+                _replace(files[-1], data)
     except OSError as error:
         raise UsageError(
             f"report folder {str(folder)!r}: expected one that can be written, got {error.strerror or error}"
         ) from error
-    return Report(folder, tuple(files), tuple(frames), tuple(skipped))
+    return Report(
+        folder, tuple(files), (*compared, *arranged.all[len(arranged.compared) :][:MOST_TABLES]), tuple(skipped)
+    )
 
 
 def terminal_tables(report: Report) -> list[rich.table.Table]:
@@ -111,7 +129,7 @@ def readme_block(records: Sequence[Record], environments: Environments, *, comma
         return (
             cost.get("level") == "operator",
             bool(frame.accuracy),
-            len(frame.rows),
+            len(frame.table),
             cost.get("height", 0) * cost.get("width", 0),
         )
 
@@ -147,15 +165,72 @@ def replace_block(text: str, name: str, block: str) -> str:
     return f"{text[: text.index(begin)]}{begin}\n{block}\n{text[text.index(end) :]}"
 
 
+def _replace(file: Path, data: bytes) -> None:
+    """Writes a whole file or none: a full disk or another run at the same time leaves no half of one."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _csv(frames: Sequence[Frame]) -> str:
+    columns, rows = sheet(frames)
+    return "".join(",".join(map(_field, row)) + "\n" for row in (columns, *rows))
+
+
+def _field(value: Any) -> str:
+    """One field of a CSV file; most texts stand there thousands of times, and are looked at once."""
+    if value is None:
+        return ""
+    return _quoted(value) if isinstance(value, str) else str(value)
+
+
+@functools.lru_cache(maxsize=65536)
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
+
+
+def _left_out(arranged: Arranged) -> list[str]:
+    """Sentences on what is in the CSV file or the records alone."""
+    found: list[str] = []
+    if len(arranged.compared) > MOST_TABLES:
+        found.append(
+            f"{len(arranged.compared) - MOST_TABLES} of {len(arranged.compared)} settings of cost stand in "
+            f"comparison.csv alone: tables are drawn for the first {MOST_TABLES}, figures for the first."
+        )
+    if len(arranged.scored) > MOST_TABLES:
+        found.append(
+            f"{len(arranged.scored) - MOST_TABLES} of {len(arranged.scored)} settings of accuracy stand in "
+            f"comparison.csv alone: tables are drawn for the first {MOST_TABLES}."
+        )
+    if arranged.replaced:
+        found.append(
+            f"{arranged.replaced} record(s) are not shown: the same trial was measured later with another source."
+        )
+    return found
+
+
 def _sections(compared: Sequence[Frame], scored: Sequence[Frame]) -> list[tuple[str, list[Table]]]:
     sections: list[tuple[str, list[Table]]] = []
     if compared:
         sections.append(("Comparison", [comparison_table(frame) for frame in compared]))
+        sections.append(("Work and roofline", [work_table(frame) for frame in _distinct_costs(compared)]))
     if scored:
         sections.append(("Accuracy", [accuracy_table(frame) for frame in scored]))
         classes = [class_table(frame) for frame in scored]
         sections.append(("IoU of each class", [table for table in classes if len(table.columns) > 2]))
     return [(heading, tables) for heading, tables in sections if tables]
+
+
+def _distinct_costs(compared: Sequence[Frame]) -> list[Frame]:
+    """One comparison of each cost setting, whatever it was joined with, where the records hold the work."""
+    found: list[Frame] = []
+    for frame in compared:
+        if has_work(frame) and frame.cost not in [other.cost for other in found]:
+            found.append(frame)
+    return found
 
 
 def _machines(records: Sequence[Record], environments: Environments) -> dict[str, dict[str, str]]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from operators.checks.harness import CHANNELS, Operator, check, construct, fail, sample
+from operators.checks.products import product_counter
 from operators.interface import AttentionOperator
 
 _LARGE_SIDES = (2**14, 2**15)
@@ -31,7 +28,7 @@ def check_reach(operator: Operator, **settings: Any) -> None:
     without gradients.
     """
     built = construct(operator, **settings).double()
-    height, width = 17, 19
+    height, width = 27, 29
     x = sample(1, CHANNELS, height, width)
     with torch.no_grad():
         base = built(x)
@@ -100,41 +97,10 @@ def check_macs_batch(operator: Operator, **settings: Any) -> None:
 
 def _count(built: AttentionOperator, batch: int, height: int, width: int) -> int:
     x = sample(batch, CHANNELS, height, width, dtype=torch.float32)
-    with (
-        torch.no_grad(),
-        _visible_products(),
-        FlopCounterMode(display=False, custom_mapping=_HANDLES) as counter,
-    ):
+    with torch.no_grad(), product_counter() as counter:
         built(x)
     flops: int = counter.get_total_flops()
     return flops // 2
-
-
-@contextmanager
-def _visible_products() -> Iterator[None]:
-    """Runs fused attention as matrix products: the counter takes the fused kernel of the CPU for nothing."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-
-
-def _inverse_flops(shape: tuple[int, ...], *_args: Any, **_kwargs: Any) -> int:
-    return 2 * math.prod(shape) * shape[-1]
-
-
-def _vector_flops(shape: tuple[int, ...], *_args: Any, **_kwargs: Any) -> int:
-    return 2 * math.prod(shape)
-
-
-_HANDLES: dict[Any, Any] = {
-    torch.ops.aten.linalg_inv_ex: _inverse_flops,
-    torch.ops.aten.mv: _vector_flops,
-    torch.ops.aten.dot: _vector_flops,
-}
 
 
 @check
