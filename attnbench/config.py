@@ -147,7 +147,7 @@ class Accuracy:
     """What to train and score.
 
     Args:
-        dataset: `"context"` (the embedded synthetic task) or `"camvid"`.
+        dataset: `"context"` (the embedded synthetic task), or a name of docs/datasets.md.
         data_root: folder of the dataset; none for the embedded task.
         image_size: height and width that images are resized to when they are loaded; none keeps them.
         train_split: split to train on.

@@ -22,7 +22,7 @@ import operators
 from attnbench import records
 from attnbench.calibration import calibrate
 from attnbench.config import Accuracy, Cost, Experiment
-from attnbench.data import build_dataset
+from attnbench.data import build_dataset, check_dataset
 from attnbench.environment import commit, environment_hash, fingerprint
 from attnbench.errors import UsageError
 from attnbench.models.build import build_operator
@@ -215,7 +215,7 @@ def _check_data(accuracy: Accuracy | None) -> str | None:
     if accuracy.dataset != "context":
         root = root or os.environ.get("ATTNBENCH_DATA")
         for split in (accuracy.train_split, accuracy.eval_split):
-            build_dataset(accuracy.dataset, split=split, root=root, image_size=accuracy.image_size)
+            check_dataset(build_dataset(accuracy.dataset, split=split, root=root, image_size=accuracy.image_size))
     return root
 
 

@@ -79,7 +79,7 @@ def _parser() -> Parser:
     cost.add_argument("--seconds", type=float, metavar="S", help="latency samples: time budget of one trial")
 
     accuracy = parser.add_argument_group("accuracy")
-    accuracy.add_argument("--dataset", help="context (embedded, no download) or camvid")
+    accuracy.add_argument("--dataset", help="context (embedded, no download) or a name of docs/datasets.md")
     accuracy.add_argument("--data-root", metavar="DIR", help="folder of the dataset (default: $ATTNBENCH_DATA)")
     accuracy.add_argument("--image-size", type=size, metavar="HxW", help="size that images are loaded at")
     accuracy.add_argument("--backbone", help="small, resnet18, resnet34, resnet50, resnet101")

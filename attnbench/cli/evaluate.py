@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse(arguments)
     logging.basicConfig(level=logging.WARNING, format=f"{PROG}: %(message)s")
 
-    from attnbench.data import build_dataset
+    from attnbench.data import build_dataset, check_dataset
     from attnbench.environment import environment_hash, fingerprint
     from attnbench.models.saved import load_any
     from attnbench.runner import resolve_device
@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     saved = load_any(parsed.checkpoint)
     root = parsed.data_root or (os.environ.get("ATTNBENCH_DATA") if parsed.dataset != "context" else None)
     dataset = build_dataset(parsed.dataset, split=parsed.split, root=root, image_size=parsed.image_size)
+    check_dataset(dataset)
     if saved.num_classes != len(dataset.classes):
         raise UsageError(
             f"checkpoint {str(parsed.checkpoint)!r}: expected the {len(dataset.classes)} classes of dataset "

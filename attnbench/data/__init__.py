@@ -5,13 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from attnbench.config import near
+from attnbench.data.ade20k import ADE20K
 from attnbench.data.base import SegmentationDataset
 from attnbench.data.camvid import CamVid
+from attnbench.data.cityscapes import Cityscapes
+from attnbench.data.coco_stuff import COCOStuff
+from attnbench.data.files import FileDataset
+from attnbench.data.folder import FILE, Folder, find_description, read_description
+from attnbench.data.pascal_context import PascalContext59, PascalContext60
 from attnbench.data.synthetic import ContextDataset
+from attnbench.data.voc import PascalVOC
 from attnbench.errors import UsageError
 
-DATASETS = ("context", "camvid")
-"""Names of the datasets."""
+FILE_DATASETS: dict[str, type[FileDataset]] = {
+    kind.name: kind for kind in (CamVid, PascalVOC, Cityscapes, ADE20K, PascalContext59, PascalContext60, COCOStuff)
+}
+"""Datasets that lie in files, by name."""
+
+DATASETS = ("context", *FILE_DATASETS)
+"""Names of the datasets; a folder with a `dataset.toml` adds its own."""
 
 
 def build_dataset(
@@ -20,25 +32,69 @@ def build_dataset(
     """The dataset called `name`.
 
     Args:
-        name: `"context"` or `"camvid"`.
+        name: one of `DATASETS`, or the name in the `dataset.toml` of `root` or `root/name`.
         split: part of the dataset.
-        root: folder of the dataset; the embedded task `"context"` needs none.
+        root: folder of the dataset, or the one in which it lies; the embedded task `"context"` needs none.
         image_size: height and width that images are resized to; none keeps them.
 
     Raises:
         UsageError: if name or split is unknown, a folder is missing or not wanted, or its files are not what was
             expected.
     """
-    if name not in DATASETS:
-        raise UsageError(f"unknown dataset {name!r}{near(name, DATASETS)}")
     if name == "context":
-        if root is not None:
-            raise UsageError(f"dataset 'context': expected no folder, for it is drawn, got {str(root)!r}")
-        if image_size is not None:
-            raise UsageError(
-                f"dataset 'context': expected no image_size, for its images are drawn at one size, got {image_size}"
-            )
-        return ContextDataset(split)
+        return _context(split, root, image_size)
+    if name in FILE_DATASETS:
+        if root is None:
+            raise UsageError(f"dataset {name!r}: expected its folder (--data-root), got none")
+        return FILE_DATASETS[name](root, split, image_size)
     if root is None:
-        raise UsageError(f"dataset {name!r}: expected its folder (--data-root), got none")
-    return CamVid(root, split, image_size)
+        raise UsageError(f"unknown dataset {name!r}{near(name, DATASETS)}")
+    return Folder(_description(Path(root), name), split, image_size)
+
+
+def dataset_splits(name: str, root: str | Path) -> tuple[str, ...]:
+    """Splits of a dataset in files.
+
+    Args:
+        name: name of the dataset.
+        root: folder of the dataset, or the one in which it lies.
+
+    Raises:
+        UsageError: if there is no such dataset.
+    """
+    if name in FILE_DATASETS:
+        return tuple(FILE_DATASETS[name].splits)
+    return tuple(read_description(_description(Path(root), name))[1])
+
+
+def check_dataset(dataset: SegmentationDataset) -> None:
+    """Looks at every file's header, so that what is wrong is said before anything is trained.
+
+    Raises:
+        UsageError: naming the first file that is unreadable, or whose mask is of another kind or size.
+    """
+    if isinstance(dataset, FileDataset):
+        dataset.check()
+
+
+def _context(split: str, root: str | Path | None, image_size: tuple[int, int] | None) -> ContextDataset:
+    if root is not None:
+        raise UsageError(f"dataset 'context': expected no folder, for it is drawn, got {str(root)!r}")
+    if image_size is not None:
+        raise UsageError(
+            f"dataset 'context': expected no image_size, for its images are drawn at one size, got {image_size}"
+        )
+    return ContextDataset(split)
+
+
+def _description(root: Path, name: str) -> Path:
+    """The `dataset.toml` of a dataset that is not one of ours."""
+    found = find_description(root, name)
+    if found is None:
+        raise UsageError(
+            f"unknown dataset {name!r}{near(name, DATASETS)}; data of your own needs {str(root / name / FILE)!r}"
+        )
+    called = read_description(found)[0].name
+    if called != name:
+        raise UsageError(f"{str(found)!r}, name: expected {name!r}, as its folder is called, got {called!r}")
+    return found

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -45,15 +49,52 @@ class SegmentationDataset(Protocol):
         ...
 
 
-def _open(path: Path, what: str) -> Image.Image:
+_UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, struct.error)
+"""What decoders raise on files that are cut short, broken, or no images."""
+
+GREY_OR_PALETTE = ("P", "L")
+"""Kinds of mask files whose pixels are labels."""
+
+
+@contextmanager
+def _reading(path: Path, what: str) -> Iterator[Image.Image]:
     if not path.is_file():
         raise UsageError(f"{what} {str(path)!r}: expected an existing file, got none")
     try:
-        opened = Image.open(path)
-        opened.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        with Image.open(path) as opened:
+            yield opened
+    except UsageError:
+        raise
+    except _UNREADABLE as error:
         raise UsageError(f"{what} {str(path)!r}: expected a readable image, got {error}") from error
-    return opened
+
+
+def check_pair(image: Path, mask: Path, *, modes: tuple[str, ...] = GREY_OR_PALETTE) -> None:
+    """Reads the headers of an image and of its mask, without decoding either.
+
+    Args:
+        image: file of the image.
+        mask: file of the mask.
+        modes: kinds of mask files that are expected, as pillow names them.
+
+    Raises:
+        UsageError: if a file is missing or no image, or the mask is of another kind or size.
+    """
+    with _reading(image, "image") as opened:
+        size = opened.size
+    with _reading(mask, "mask") as opened:
+        _expect_mask(opened, mask, size, modes)
+
+
+def _expect_mask(mask: Image.Image, path: Path, size: tuple[int, int], modes: tuple[str, ...]) -> None:
+    if mask.mode not in modes:
+        kind = "a colour image (mode RGB)" if "RGB" in modes else "a palette or grey image (mode P or L)"
+        raise UsageError(f"mask {str(path)!r}: expected {kind}, got mode {mask.mode}")
+    if mask.size != size:
+        raise UsageError(
+            f"mask {str(path)!r}: expected the size of its image, {size[0]}x{size[1]}, "
+            f"got {mask.size[0]}x{mask.size[1]}"
+        )
 
 
 def read_image(path: Path) -> Image.Image:
@@ -62,39 +103,26 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         UsageError: if the file is missing or not an image.
     """
-    return _open(path, "image").convert("RGB")
+    with _reading(path, "image") as opened:
+        return opened.convert("RGB")
 
 
-def read_mask(path: Path, *, size: tuple[int, int], num_labels: int) -> Image.Image:
-    """Label map of a palette or grey file.
+def read_mask(path: Path, *, size: tuple[int, int], modes: tuple[str, ...] = GREY_OR_PALETTE) -> NDArray[np.uint8]:
+    """Values of a mask file: `(H, W)`, or `(H, W, 3)` where they are colours.
 
     Args:
         path: the file.
         size: width and height of the image that the mask belongs to.
-        num_labels: labels lie in `0..num_labels - 1`.
+        modes: kinds of files that are expected, as pillow names them.
 
     Raises:
-        UsageError: if the file is missing, not an image, of another kind or size, or has a label out of range.
+        UsageError: if the file is missing, not an image, or of another kind or size.
     """
-    mask = _open(path, "mask")
-    if mask.mode not in ("P", "L"):
-        raise UsageError(f"mask {str(path)!r}: expected a palette or grey image (mode P or L), got mode {mask.mode}")
-    if mask.size != size:
-        raise UsageError(
-            f"mask {str(path)!r}: expected the size of its image, {size[0]}x{size[1]}, "
-            f"got {mask.size[0]}x{mask.size[1]}"
-        )
-    largest = int(np.asarray(mask).max())
-    if largest >= num_labels:
-        raise UsageError(f"mask {str(path)!r}: expected labels 0..{num_labels - 1}, got {largest}")
-    return mask
+    with _reading(path, "mask") as opened:
+        _expect_mask(opened, path, size, modes)
+        return np.array(opened, dtype=np.uint8)
 
 
 def image_tensor(image: Image.Image) -> Tensor:
     """RGB image as uint8 `(3, H, W)`."""
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()  # (3, H, W)
-
-
-def mask_tensor(mask: Image.Image) -> Tensor:
-    """Label map as uint8 `(H, W)`."""
-    return torch.from_numpy(np.array(mask, dtype=np.uint8))  # (H, W)

@@ -20,7 +20,16 @@ STATUSES = {
 _DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 _LEVELS = {"core": "Core", "operator": "Operator", "head": "Head", "network": "Network"}
 _EXECUTION = {"channels_last": "channels last", "compiled": "torch.compile"}
-_DATASETS = {"context": "embedded context task", "camvid": "CamVid"}
+_DATASETS = {
+    "context": "embedded context task",
+    "camvid": "CamVid",
+    "voc": "Pascal VOC 2012",
+    "cityscapes": "Cityscapes",
+    "ade20k": "ADE20K",
+    "pascal_context_59": "Pascal Context (59 classes)",
+    "pascal_context_60": "Pascal Context (60 classes)",
+    "coco_stuff": "COCO-Stuff",
+}
 
 
 def significant(value: float, digits: int = 3) -> str:

@@ -1,0 +1,1 @@
+"""Getting datasets: where they are downloaded from, unpacking, conversion, and checks of what is there."""

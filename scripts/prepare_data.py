@@ -1,0 +1,7 @@
+"""Download, convert and check a dataset: python scripts/prepare_data.py --help."""
+
+if __name__ == "__main__":
+    from attnbench.cli.arguments import run_command
+    from attnbench.cli.prepare_data import PROG, main
+
+    run_command(PROG, main)

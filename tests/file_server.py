@@ -1,0 +1,77 @@
+"""An HTTP server on this machine that serves one file, and misbehaves as it is told."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Behaviour:
+    """What the server does; `requests` holds the Range header of each request, none where there was none."""
+
+    def __init__(self, content):
+        self.content = content
+        self.break_after = []
+        """Bytes of the body after which each of the next answers breaks off."""
+        self.statuses = []
+        """Statuses that the next requests are refused with."""
+        self.ignore_ranges = False
+        self.lie = 0
+        """Bytes by which an answer to a range starts elsewhere."""
+        self.say_length = True
+        self.etag = '"one"'
+        self.requests = []
+
+    def answer(self, asked, if_range):
+        """Status, start and total of the answer to a request for `asked` bytes on."""
+        if asked is None or self.ignore_ranges or (if_range is not None and if_range != self.etag):
+            return 200, 0
+        return (206, asked + self.lie) if asked < len(self.content) else (416, 0)
+
+
+def _handler(behaviour):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            header = self.headers.get("Range")
+            behaviour.requests.append(header)
+            if behaviour.statuses:
+                self.send_error(behaviour.statuses.pop(0))
+                return
+            asked = None if header is None else int(header.removeprefix("bytes=").removesuffix("-"))
+            status, start = behaviour.answer(asked, self.headers.get("If-Range"))
+            if status == 416:
+                self.send_error(416)
+                return
+            body, total = behaviour.content[start:], len(behaviour.content)
+            self.send_response(status)
+            if status == 206:
+                self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+            if behaviour.say_length:
+                self.send_header("Content-Length", str(len(body)))
+            if behaviour.etag:
+                self.send_header("ETag", behaviour.etag)
+            self.end_headers()
+            length = behaviour.break_after.pop(0) if behaviour.break_after else len(body)
+            self.wfile.write(body[:length])
+            self.close_connection = True
+
+        def log_message(self, *_):
+            pass
+
+    return Handler
+
+
+@contextmanager
+def serving(content):
+    """The address of `content`, and the server's `Behaviour`."""
+    behaviour = Behaviour(content)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(behaviour))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/file.zip", behaviour
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
