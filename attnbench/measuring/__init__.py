@@ -6,6 +6,8 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
+from attnbench import reading
+
 
 @contextlib.contextmanager
 def paused_collector() -> Iterator[None]:
@@ -14,11 +16,6 @@ def paused_collector() -> Iterator[None]:
     When it runs depends on how many objects the process has made: it would strike one operator and not
     another.
     """
-    enabled = gc.isenabled()
     gc.collect()
-    gc.disable()
-    try:
+    with reading.paused_collector():
         yield
-    finally:
-        if enabled:
-            gc.enable()
