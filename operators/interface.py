@@ -73,7 +73,8 @@ class OperatorSpec:
         name: registry name, lower case with underscores.
         title: name in tables and figures.
         source: the paper.
-        reach: which input pixels one output pixel depends on, at default settings.
+        reach: which input pixels one output pixel depends on, at default settings; `"axis"` is whole rows or columns,
+            bands of several included, and a window around the pixel.
         growth: exponent of the cost in `N = H*W` for square maps, in the limit (0 where nothing is multiplied).
         kind: `"attention"`, `"context"` (long reach without attention) or `"control"`.
         gradient: `"exact"`, or `"cut"` where the authors stop it inside the operator.

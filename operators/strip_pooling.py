@@ -13,9 +13,6 @@ from operators.interface import AttentionOperator, OperatorSpec, Source
 from operators.layers import branch_width, conv_norm_relu, resize
 from operators.registry import register
 
-_STRIP_REACH = "A pixel moves its row and its column, and through kernels of three the lines beside them too."
-_MIXED_REACH = "A pixel moves bands of five rows and five columns, and the grid cells around it."
-
 
 def _source(equations: str) -> Source:
     return Source(
@@ -103,7 +100,6 @@ class StripPooling(AttentionOperator):
         reach="axis",
         growth=1.0,
         deviations=("Strips are normalised and their sum is rectified (authors); the equations have neither.",),
-        expected_failures={"reach": _STRIP_REACH},
     )
 
     def __init__(self, channels: int) -> None:
@@ -203,7 +199,6 @@ class MixedPooling(AttentionOperator):
             "Grids of 20x20 and 12x12, aligned corners and branches of C/4 channels, as in the authors' code.",
             "SPNet's head has two of these modules in a row.",
         ),
-        expected_failures={"reach": _MIXED_REACH},
     )
 
     def __init__(

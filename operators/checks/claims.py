@@ -52,13 +52,16 @@ def _classify(changed: Tensor, row: int, column: int) -> str:
     elsewhere[row, column] = False
     if not bool(elsewhere.any()):
         return "pixel" if bool(changed[row, column]) else "nothing"
-    off_axis = elsewhere.clone()
-    off_axis[row], off_axis[:, column] = False, False
-    whole_axis = bool(changed[row].all()) or bool(changed[:, column].all())
-    if whole_axis and not bool(off_axis.any()):
-        return "axis"
-    rows, columns = changed.any(1), changed.any(0)
-    return "irregular" if bool(rows.all()) or bool(columns.all()) else "window"
+    # bands of whole rows and columns, as where a kernel runs along a strip, and what lies off them
+    bands = changed.all(1)[:, None] | changed.all(0)[None]  # (H, W)
+    if bool(bands.any()):
+        return "irregular" if _spans(changed & ~bands) else "axis"
+    return "irregular" if _spans(changed) else "window"
+
+
+def _spans(changed: Tensor) -> bool:
+    """Whether what changed `(H, W)` touches every row or every column."""
+    return bool(changed.any(1).all()) or bool(changed.any(0).all())
 
 
 @check
