@@ -9,7 +9,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"config", "records", "reading", "schema", "familiar", "environment", "metrics", "errors", "statistics"}
+GROUND = {
+    "config",
+    "records",
+    "reading",
+    "schema",
+    "familiar",
+    "ranges",
+    "environment",
+    "metrics",
+    "errors",
+    "statistics",
+}
 ROOMS = {
     **dict.fromkeys(GROUND, GROUND),
     "models": GROUND,

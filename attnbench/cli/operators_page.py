@@ -9,6 +9,7 @@ from pathlib import Path
 
 import operators
 from attnbench.cli.arguments import Parser
+from attnbench.errors import UsageError
 from operators.interface import AttentionOperator
 
 PROG = "operators_page.py"
@@ -31,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(PROG, "Write docs/operators.md from the registry.")
     parser.add_argument("--output", type=Path, default=DEFAULT_PAGE, metavar="FILE", help="the page to write")
     parsed = parser.parse(arguments)
-    parsed.output.write_text(page(), encoding="utf-8")
+    try:
+        parsed.output.write_text(page(), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--output: expected a file, got {str(parsed.output)!r} ({error.strerror})") from error
     print(parsed.output)
     return 0
 
