@@ -5,7 +5,7 @@ import multiprocessing
 
 import torch
 
-from attnbench import records, runner, supervisor, worker
+from attnbench import environment, records, runner, supervisor, worker
 from attnbench.config import Cost, Experiment
 
 FORK = multiprocessing.get_context("fork")
@@ -24,6 +24,7 @@ def warm(monkeypatch):
     """Workers are forked from this process, which has imported and checked everything: a run starts at once."""
     torch.set_num_threads(1)
     monkeypatch.setattr(supervisor, "_context", lambda: FORK)
+    environment.commit()
     for name in OPERATORS:
         assert worker._complaint(name) is None
 
