@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help compare test test-full lint types benchmark clean
+.PHONY: help compare test test-full regression lint types benchmark clean
 
 help:
 	@echo "make compare    compare every operator (ARGS=\"--operators ema,non_local\" for options)"
 	@echo "make test       the test suite"
 	@echo "make test-full  with the tests that take minutes"
+	@echo "make regression MACs, parameters, peaks and rough latency against the committed reference"
 	@echo "make lint       ruff: rules and format"
 	@echo "make types      mypy --strict"
 	@echo "make benchmark  pytest-benchmark over every operator, as JSON in .benchmarks/"
@@ -28,6 +29,12 @@ test: $(VENV)/.ready
 
 test-full: $(VENV)/.ready
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+# Another machine than the reference's: its ratios may differ by much, its exact figures by nothing.
+regression: $(VENV)/.ready
+	rm -rf results/local/regression
+	$(BIN)/python scripts/compare.py --preset regression --output results/local/regression \
+		--against results/reference/xeon-2c/regression --margin-latency 4 --margin-elsewhere 9 $(ARGS)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ from attnbench.data import build_dataset, check_dataset
 from attnbench.environment import commit, environment_hash, fingerprint
 from attnbench.errors import UsageError
 from attnbench.models.build import build_operator
+from attnbench.ranges import check_ranges
 from attnbench.records import PROTOCOL, Record, RecordWriter, Trial
 from attnbench.supervisor import Event, Limits, run_lanes
 from attnbench.worker import WorkerOptions
@@ -51,6 +52,7 @@ def plan(experiment: Experiment) -> list[Trial]:
     Raises:
         UsageError: if an operator is unknown, cannot be imported, or does not fit the channels.
     """
+    check_ranges(experiment)
     try:
         files = [operators.load_file(reference).spec.name for reference in experiment.operator_files]
         named = operators.names() if experiment.operators == ("all",) else experiment.operators
@@ -149,8 +151,12 @@ def _file_hash(path: str) -> str:
 
 @functools.cache
 def _build_meta(operator: str, channels: int) -> None:
-    with torch.device("meta"):
-        build_operator(operator, channels, num_classes=2)
+    try:
+        with torch.device("meta"):
+            build_operator(operator, channels, num_classes=2)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(f"{operator}: expected channels to build it with, got {channels} ({reason})") from error
 
 
 def _fit_channels(trial: Trial) -> None:

@@ -84,6 +84,8 @@ def work(connection: Connection, trials: Sequence[Trial], cost: Cost | None, opt
     """Runs one block and closes the connection; the entry point of a worker process."""
     # Ctrl-C reaches the whole group of processes; the parent ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Measuring collects garbage before each trial; the hundred thousands of objects that imports made are none.
+    gc.freeze()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 GROUND = {
-    *("config", "records", "reading", "schema", "familiar", "environment", "metrics", "errors", "statistics"),
+    *("config", "records", "reading", "schema", "familiar", "ranges", "environment", "metrics", "errors", "statistics"),
     "machine",
 }
 ROOMS = {

@@ -12,6 +12,7 @@ import torch
 
 import operators
 from attnbench.cli.arguments import Parser
+from attnbench.errors import UsageError
 from attnbench.models.build import build_operator
 from attnbench.report.field_map import Place, field_map
 from operators.interface import AttentionOperator
@@ -45,9 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse(arguments)
     places = [_place(operator) for operator in built_in()]
     drawing = parsed.output.with_name("field-map.png")
-    parsed.output.write_text(page(), encoding="utf-8")
-    parsed.output.with_name("field-map.csv").write_text(figures(), encoding="utf-8")
-    drawing.write_bytes(field_map(places, MAP_SIDES, MAP_CHANNELS).png())
+    try:
+        parsed.output.write_text(page(), encoding="utf-8")
+        parsed.output.with_name("field-map.csv").write_text(figures(), encoding="utf-8")
+        drawing.write_bytes(field_map(places, MAP_SIDES, MAP_CHANNELS).png())
+    except OSError as error:
+        raise UsageError(f"--output: expected a file, got {str(parsed.output)!r} ({error.strerror})") from error
     print(parsed.output, drawing, sep="\n")
     return 0
 

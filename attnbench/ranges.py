@@ -1,0 +1,52 @@
+"""What numbers an experiment may hold: checked before anything runs, whatever file or option they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from attnbench.config import Experiment
+from attnbench.errors import UsageError
+
+_LARGEST = 2**31 - 1
+_COUNT = (1, _LARGEST)
+_SHARE = (0.0, 1.0)
+_FROM_ZERO = (0.0, 1e12)
+_POSITIVE = (1e-12, 1e12)
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("sizes", "channels", "batches", "num_classes", "in_channels", "image_size", "crop_size"), _COUNT),
+    **dict.fromkeys(("output_stride", "multi_grid", "slot_channels", "head_channels"), _COUNT),
+    **dict.fromkeys(("iterations", "batch_size"), _COUNT),
+    **dict.fromkeys(("timeout", "scale_range"), _POSITIVE),
+    **dict.fromkeys(("seconds_per_trial", "learning_rate", "head_learning_rate_factor", "weight_decay"), _FROM_ZERO),
+    **dict.fromkeys(("power", "auxiliary_weight", "clip_gradient_norm"), _FROM_ZERO),
+    **dict.fromkeys(("momentum", "dropout"), _SHARE),
+    "min_rounds": (1, 200),
+    "seeds": (0, 2**63 - 1),
+    "jobs": (0, 4096),
+}
+
+
+def check_ranges(experiment: Experiment) -> None:
+    """Holds every number of `experiment` against its range.
+
+    Raises:
+        UsageError: naming the key, the range and what came.
+    """
+    for path, value in _leaves("", dataclasses.asdict(experiment)):
+        low, high = _RANGES.get(path.rpartition(".")[2], (-math.inf, math.inf))
+        if not (math.isfinite(value) and low <= value <= high):
+            raise UsageError(f"{path}: expected a number from {low:g} to {high:g}, got {value!r}")
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(f"{path}.{key}" if path else key, inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _leaves(path, inner)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, value
