@@ -30,8 +30,8 @@ from attnbench.supervisor import Event, Limits, run_lanes
 from attnbench.worker import WorkerOptions
 
 
-def resolve_device(device: str) -> str:
-    """`"auto"` resolved to what there is.
+def resolve_device(device: str, *, predicted: bool = False) -> str:
+    """`"auto"` resolved to what there is; a prediction needs no device to be there.
 
     Raises:
         UsageError: if the device is unknown or absent.
@@ -39,7 +39,7 @@ def resolve_device(device: str) -> str:
     present = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if device == "auto":
         return present[-1]
-    if device not in present:
+    if device not in present and not (predicted and device == "cuda"):
         raise UsageError(f"device: expected one of auto, {', '.join(present)} on this machine, got {device!r}")
     return device
 
@@ -58,7 +58,9 @@ def plan(experiment: Experiment) -> list[Trial]:
             operators.get(name)
     except (operators.UnknownOperatorError, operators.BrokenOperatorError) as error:
         raise UsageError(str(error)) from error
-    device = resolve_device(experiment.device)
+    predicted = experiment.cost is not None and experiment.cost.predicted
+    _expect_predictable(experiment)
+    device = resolve_device(experiment.device, predicted=predicted)
     trials: list[Trial] = []
     if experiment.cost is not None:
         trials += _plan_cost(names, device, experiment.cost)
@@ -69,6 +71,15 @@ def plan(experiment: Experiment) -> list[Trial]:
     for trial in trials:
         _fit_channels(trial)
     return trials
+
+
+def _expect_predictable(experiment: Experiment) -> None:
+    cost, accuracy = experiment.cost, experiment.accuracy
+    if cost is None or not cost.predicted:
+        return
+    for name, asked in (("accuracy", accuracy is not None), ("the latency of torch.compile", cost.compiled)):
+        if asked:
+            raise UsageError(f"predicted: expected cost that nothing has to run for, got {name} beside it")
 
 
 def _plan_cost(names: Sequence[str], device: str, cost: Cost) -> Iterator[Trial]:
@@ -94,6 +105,7 @@ def _plan_cost(names: Sequence[str], device: str, cost: Cost) -> Iterator[Trial]
                     in_channels=cost.in_channels if level == "head" else None,
                     num_classes=cost.num_classes,
                     network=network if level in ("head", "network") else None,
+                    predicted=cost.predicted or None,
                 )
 
 
@@ -128,6 +140,13 @@ def jobs(accuracy: Accuracy, device: str) -> int:
     return accuracy.jobs or (cores() if device == "cpu" else 1)
 
 
+def lanes(experiment: Experiment, trials: Sequence[Trial]) -> int:
+    """Training runs or predictions at a time."""
+    if trials[0].predicted:
+        return cores()
+    return jobs(experiment.accuracy, trials[0].device) if experiment.accuracy else 1
+
+
 @functools.cache
 def _file_hash(path: str) -> str:
     try:
@@ -155,7 +174,7 @@ def run(experiment: Experiment, trials: Sequence[Trial], folder: Path) -> Iterat
     Raises:
         UsageError: if the folder cannot be written, or the data needs mending; what was measured is kept.
     """
-    environment = fingerprint(trials[0].device)
+    environment = fingerprint("cpu" if trials[0].predicted else trials[0].device)
     key = environment_hash(environment)
     sources = {trial.operator: operators.source_hash(operators.get(trial.operator)) for trial in trials}
     present = {record["identity"]: record for record in records.load(folder).records}
@@ -227,6 +246,6 @@ def header(trial: Trial, environment: str, source: str) -> Record:
 def _limits(trial: Trial, experiment: Experiment) -> Limits:
     if trial.task == "cost":
         assert experiment.cost is not None
-        return Limits(timeout=experiment.cost.timeout, cost=experiment.cost)
+        return Limits(experiment.cost.timeout, cores() if trial.predicted else 1, experiment.cost)
     assert experiment.accuracy is not None
     return Limits(timeout=experiment.accuracy.timeout, lanes=jobs(experiment.accuracy, trial.device))

@@ -18,14 +18,25 @@ ROOMS = {
     "training": GROUND | {"models", "data"},
     "evaluation": GROUND | {"models", "data", "training"},
     "workload": GROUND | {"models", "data", "measuring"},
-    "worker": GROUND | {"models", "data", "measuring", "training", "evaluation", "workload"},
+    "prediction": GROUND | {"measuring", "workload"},
+    "worker": GROUND | {"models", "data", "measuring", "training", "evaluation", "workload", "prediction"},
     "supervisor": GROUND | {"worker"},
     "runner": GROUND | {"models", "data", "supervisor", "worker"},
     "reproducing": GROUND | {"models", "measuring", "workload", "published"},
     "report": {"records", "published", "statistics", "errors"},
     "published": set(),
 }
-KNOWS_OPERATORS = {"models", "measuring", "training", "workload", "worker", "runner", "reproducing", "cli"}
+KNOWS_OPERATORS = {
+    "models",
+    "measuring",
+    "training",
+    "workload",
+    "prediction",
+    "worker",
+    "runner",
+    "reproducing",
+    "cli",
+}
 
 
 def imported(path):

@@ -27,6 +27,7 @@ _COST = (
     "dtype",
     "channels_last",
     "compiled",
+    "predicted",
     "in_channels",
     "num_classes",
 )
@@ -72,7 +73,7 @@ def comparison_frames(records: Sequence[Record], environments: Mapping[str, Mapp
 
     An implementation other than the reference computes the same function and has the reference's accuracy,
     unless it was trained itself; the column `accuracy_of` says which. An operator that was trained and not
-    measured is a row too.
+    measured is a row too. Predicted cost stands alone.
     """
     scored = accuracy_frames(records, environments)
     frames: list[Frame] = []
@@ -82,6 +83,7 @@ def comparison_frames(records: Sequence[Record], environments: Mapping[str, Mapp
         costs = pd.DataFrame(rows)
         environment = environments.get(setting["environment"], {})
         partners = [frame for frame in scored if all(frame.accuracy[key] == setting[key] for key in _SHARED)]
+        partners = [] if setting.get("predicted") else partners
         frames += [Frame(setting, partner.accuracy, environment, _join(costs, partner.rows)) for partner in partners]
         if not partners:
             frames.append(Frame(setting, {}, environment, _ordered(costs)))

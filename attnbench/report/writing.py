@@ -15,6 +15,7 @@ from attnbench.records import Record
 from attnbench.report.facts import commits, dates, flatten, machine, provenance
 from attnbench.report.frames import Frame, accuracy_frames, all_frames, comparison_frames, sheet, superseded
 from attnbench.report.growth_tables import growth_sheets, growth_tables
+from attnbench.report.memory_tables import memory_table
 from attnbench.report.page import render_page
 from attnbench.report.plots import Plot, scaling, trade_off
 from attnbench.report.render import legend, render_terminal, to_latex, to_markdown
@@ -61,7 +62,8 @@ def write_report(
     compared = [frame for frame in frames if frame.cost]
     scored = accuracy_frames(records, environments)
     sections = [*_sections(compared, scored), *growth_tables(compared)]
-    drawn = [*map(trade_off, compared), *scaling(compared)] if records else []
+    measured = [frame for frame in compared if not frame.cost.get("predicted")]
+    drawn = [*map(trade_off, measured), *scaling(compared)] if records else []
     plots = _named_apart([plot for plot in drawn if isinstance(plot, Plot)])
     skipped = [*problems, *(reason for reason in drawn if isinstance(reason, str))]
     replaced = superseded(records)
@@ -106,9 +108,10 @@ def readme_block(records: Sequence[Record], environments: Environments, *, comma
     if not compared:
         return "No results yet: nothing has been measured."
 
-    def worth(frame: Frame) -> tuple[bool, bool, int, int]:
+    def worth(frame: Frame) -> tuple[bool, bool, bool, int, int]:
         cost = frame.cost
         return (
+            not cost.get("predicted"),
             cost.get("level") == "operator",
             bool(frame.accuracy),
             len(frame.rows),
@@ -151,6 +154,7 @@ def _sections(compared: Sequence[Frame], scored: Sequence[Frame]) -> list[tuple[
     sections: list[tuple[str, list[Table]]] = []
     if compared:
         sections.append(("Comparison", [comparison_table(frame) for frame in compared]))
+        sections.append(("Memory", [table for frame in compared if (table := memory_table(frame)).rows]))
     if scored:
         sections.append(("Accuracy", [accuracy_table(frame) for frame in scored]))
         classes = [class_table(frame) for frame in scored]
