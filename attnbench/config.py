@@ -116,6 +116,7 @@ class Cost:
         modes: `"forward"` (evaluation, no gradients) and `"training"` (forward and backward).
         channels_last: whether weights and inputs are laid out with channels innermost.
         compiled: whether latency is that of `torch.compile`.
+        predicted: whether parameters, MACs and memory are predicted, without running anything or holding a tensor.
         num_classes: classes of the head and network levels.
         in_channels: input channels of the head level.
         network: the network of the network level.
@@ -132,6 +133,7 @@ class Cost:
     modes: tuple[Mode, ...] = ("forward", "training")
     channels_last: bool = False
     compiled: bool = False
+    predicted: bool = False
     num_classes: int = 21
     in_channels: int = 2048
     network: Network = field(

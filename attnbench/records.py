@@ -78,6 +78,7 @@ class Trial:
         seed: seed of the training run.
         threads: threads of torch in the training run, on CPU.
         weights_hash: hash of the file of backbone weights.
+        predicted: true where the figures are predicted, and nothing is run.
     """
 
     task: Task
@@ -106,6 +107,7 @@ class Trial:
     seed: int | None = None
     threads: int | None = None
     weights_hash: str | None = None
+    predicted: bool | None = None
 
     def fields(self) -> Record:
         """The trial as flat plain data; keys of nested parts are dotted, and what does not apply is left out.

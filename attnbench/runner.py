@@ -32,8 +32,8 @@ from attnbench.supervisor import Event, Limits, run_lanes
 from attnbench.worker import WorkerOptions
 
 
-def resolve_device(device: str) -> str:
-    """`"auto"` resolved to what there is.
+def resolve_device(device: str, *, predicted: bool = False) -> str:
+    """`"auto"` resolved to what there is; a prediction needs no device to be there.
 
     Raises:
         UsageError: if the device is unknown or absent.
@@ -41,7 +41,7 @@ def resolve_device(device: str) -> str:
     present = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if device == "auto":
         return present[-1]
-    if device not in present:
+    if device not in present and not (predicted and device == "cuda"):
         raise UsageError(f"device: expected one of auto, {', '.join(present)} on this machine, got {device!r}")
     return device
 
@@ -61,7 +61,9 @@ def plan(experiment: Experiment) -> list[Trial]:
             operators.get(name)
     except (operators.UnknownOperatorError, operators.BrokenOperatorError) as error:
         raise UsageError(str(error)) from error
-    device = resolve_device(experiment.device)
+    predicted = experiment.cost is not None and experiment.cost.predicted
+    _expect_predictable(experiment)
+    device = resolve_device(experiment.device, predicted=predicted)
     trials: list[Trial] = []
     if experiment.cost is not None:
         trials += _plan_cost(names, device, experiment.cost)
@@ -82,6 +84,15 @@ def shard(trials: Sequence[Trial], part: int, parts: int) -> list[Trial]:
         ['b', 'e']
     """
     return list(trials[part - 1 :: parts])
+
+
+def _expect_predictable(experiment: Experiment) -> None:
+    cost, accuracy = experiment.cost, experiment.accuracy
+    if cost is None or not cost.predicted:
+        return
+    for name, asked in (("accuracy", accuracy is not None), ("the latency of torch.compile", cost.compiled)):
+        if asked:
+            raise UsageError(f"predicted: expected cost that nothing has to run for, got {name} beside it")
 
 
 def _plan_cost(names: Sequence[str], device: str, cost: Cost) -> Iterator[Trial]:
@@ -107,6 +118,7 @@ def _plan_cost(names: Sequence[str], device: str, cost: Cost) -> Iterator[Trial]
                     in_channels=cost.in_channels if level == "head" else None,
                     num_classes=cost.num_classes,
                     network=network if level in ("head", "network") else None,
+                    predicted=cost.predicted or None,
                 )
 
 
@@ -139,6 +151,13 @@ def cores() -> int:
 def jobs(accuracy: Accuracy, device: str) -> int:
     """Training runs at a time: small networks keep one core each busy far better than one network keeps all."""
     return accuracy.jobs or (cores() if device == "cpu" else 1)
+
+
+def lanes(experiment: Experiment, trials: Sequence[Trial]) -> int:
+    """Training runs or predictions at a time."""
+    if trials[0].predicted:
+        return cores()
+    return jobs(experiment.accuracy, trials[0].device) if experiment.accuracy else 1
 
 
 @functools.cache
@@ -174,7 +193,7 @@ def run(experiment: Experiment, trials: Sequence[Trial], folder: Path) -> Iterat
     """
     if not trials:
         return
-    environment = fingerprint(trials[0].device)
+    environment = fingerprint("cpu" if trials[0].predicted else trials[0].device)
     key = environment_hash(environment)
     sources = {trial.operator: operators.source_hash(operators.get(trial.operator)) for trial in trials}
     present = {record["identity"]: record for record in records.load(folder).records}
@@ -208,7 +227,8 @@ def run(experiment: Experiment, trials: Sequence[Trial], folder: Path) -> Iterat
 
 def _calibrate(experiment: Experiment, missing: Sequence[Trial], folder: Path, environment: str) -> None:
     """Measures the machine's roof, where cost is measured; about as long as one trial for each type and the copy."""
-    dtypes = [trial.dtype for trial in missing if trial.task == "cost" and trial.dtype]
+    measured = [trial for trial in missing if trial.task == "cost" and not trial.predicted]
+    dtypes = [trial.dtype for trial in measured if trial.dtype]
     if dtypes and experiment.cost is not None:
         calibrate(folder, environment, missing[0].device, dtypes, min(experiment.cost.seconds_per_trial, 1.0))
 
@@ -254,6 +274,6 @@ def header(trial: Trial, environment: str, source: str) -> Record:
 def _limits(trial: Trial, experiment: Experiment) -> Limits:
     if trial.task == "cost":
         assert experiment.cost is not None
-        return Limits(timeout=experiment.cost.timeout, cost=experiment.cost)
+        return Limits(experiment.cost.timeout, cores() if trial.predicted else 1, experiment.cost)
     assert experiment.accuracy is not None
     return Limits(timeout=experiment.accuracy.timeout, lanes=jobs(experiment.accuracy, trial.device))

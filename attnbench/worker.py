@@ -32,8 +32,9 @@ from attnbench.faults import failure, lost_device
 from attnbench.measuring.cost import MacCount, count_macs, count_params
 from attnbench.measuring.flop_counter import count_work
 from attnbench.measuring.latency import round_robin
-from attnbench.measuring.memory import peak_bytes
+from attnbench.measuring.memory import profile_memory
 from attnbench.models.build import build_segmentor
+from attnbench.prediction import expect_declared, memory_figures, predict, predicted_memory
 from attnbench.records import Trial
 from attnbench.training import fit
 from attnbench.workload import Workload, build_workload
@@ -92,7 +93,9 @@ def work(connection: Connection, trials: Sequence[Trial], cost: Cost | None, opt
     for reference in options.operator_files:
         operators.load_file(reference)
     send: Send = connection.send
-    if trials[0].task == "cost":
+    if trials[0].predicted:
+        _predict(trials, send)
+    elif trials[0].task == "cost":
         assert cost is not None
         _run_cost(trials, cost, options, send)
     else:
@@ -106,6 +109,19 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def _predict(trials: Sequence[Trial], send: Send) -> None:
+    for index, trial in enumerate(trials):
+        send(Message("begin", index, {}))
+        try:
+            figures = predict(trial)
+        except Exception as error:  # noqa: BLE001 - whatever an operator raises becomes its row
+            status, reason = failure(error)
+            send(Message("failed", index, {"status": status, "reason": reason}))
+        else:
+            send(Message("numbers", index, figures))
+            send(Message("done", index, figures))
 
 
 def _run_cost(trials: Sequence[Trial], cost: Cost, options: WorkerOptions, send: Send) -> None:
@@ -184,11 +200,9 @@ def _prepare(trial: Trial) -> tuple[Workload, dict[str, Any]]:
     started = time.perf_counter()
     workload = build_workload(trial)
     counted = count_macs(workload.module, workload.inputs)
-    if workload.macs_closed_form is not None and counted.macs != workload.macs_closed_form:
-        raise checks.ConformanceError(
-            f"expected {workload.macs_closed_form} MACs as declared, got {counted.macs} counted"
-        )
+    expect_declared(workload, counted.macs)
     work = _count_work(workload, counted)
+    memory = profile_memory(workload.forward, workload.backward, torch.device(trial.device), release=workload.release)
     figures: dict[str, Any] = {
         "params": count_params(workload.module),
         "macs": counted.macs,
@@ -196,8 +210,10 @@ def _prepare(trial: Trial) -> tuple[Workload, dict[str, Any]]:
         "uncounted": list(counted.uncounted),
         "lower_bound": counted.lower_bound,
         "notes": workload.notes,
-        "peak_bytes": peak_bytes(workload.step, torch.device(trial.device), release=workload.release),
+        **memory_figures(memory),
     }
+    if trial.device == "cuda":
+        figures["predicted_peak_bytes"] = predicted_memory(trial).peak_bytes
     if workload.compiled is not None:
         # compiling belongs to the preparation, not to the budget of the samples
         workload.timed_step()

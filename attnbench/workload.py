@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from attnbench.config import Network
+from attnbench.measuring.prediction import materialise, pretending
 from attnbench.models.build import build_head, build_operator, build_segmentor
 from attnbench.records import Implementation, Trial
 from operators.interface import AttentionOperator, has_core
+
+Outputs = Tensor | tuple[Tensor, ...]
+"""What a module of a workload returns."""
 
 
 class Unsupported(Exception):
@@ -71,15 +76,32 @@ class Workload:
         """The step whose latency is sampled: the compiled module's, where there is one."""
         return self._run(self.module if self.compiled is None else self.compiled)
 
+    def forward(self) -> Outputs:
+        """The forward pass of `step`."""
+        return self._forward(self.module)
+
+    @property
+    def backward(self) -> Callable[[Outputs], None] | None:
+        """The backward pass of `step`, given what the forward pass returned; none in forward mode."""
+        return None if self.mode == "forward" else self._backward
+
     def _run(self, module: Callable[..., Any]) -> object:
         if self.mode == "forward":
-            with torch.no_grad():
-                return module(*self.inputs)
+            return self._forward(module)
         self.release()
-        output = module(*self.inputs)
-        outputs = [item for item in ((output,) if isinstance(output, Tensor) else output) if item.requires_grad]
-        torch.autograd.backward(outputs, [torch.ones_like(item) for item in outputs])
+        self._backward(self._forward(module))
         return None
+
+    def _forward(self, module: Callable[..., Any]) -> Outputs:
+        if self.mode == "forward":
+            with torch.no_grad():
+                return module(*self.inputs)  # type: ignore[no-any-return]
+        return module(*self.inputs)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _backward(outputs: Outputs) -> None:
+        ends = [item for item in ((outputs,) if isinstance(outputs, Tensor) else outputs) if item.requires_grad]
+        torch.autograd.backward(ends, [torch.ones_like(item) for item in ends])
 
     def release(self) -> None:
         """Lets go of the gradients that a step leaves behind."""
@@ -116,36 +138,82 @@ def build_workload(trial: Trial) -> Workload:
         Unsupported: if the level does not exist for this operator.
         UsageError: if channels or settings do not fit the operator.
     """
+    torch.manual_seed(0)
+    workload = _with_inputs(_placed(_module(trial), trial, trial.device), trial, trial.device)
+    if trial.compiled:
+        workload.compiled = torch.compile(workload.module, dynamic=False)
+        workload.notes.append("latency is that of torch.compile; MACs and peak memory are those of eager execution")
+    return workload
+
+
+@contextlib.contextmanager
+def pretended_workload(trial: Trial) -> Iterator[Workload]:
+    """What `build_workload` builds, on the CPU and without memory, inside a `pretending` block.
+
+    Raises:
+        Unsupported: if the level does not exist for this operator.
+        UsageError: if channels or settings do not fit the operator.
+
+    Example:
+        >>> trial = Trial("cost", "conv1x1", "reference", "cpu", level="operator", mode="forward", channels=64,
+        ...               height=10**5, width=10**5, batch=1, num_classes=2)
+        >>> with pretended_workload(trial) as workload:
+        ...     tuple(workload.step().shape)
+        (1, 64, 100000, 100000)
+    """
+    with torch.device("meta"):
+        module = _placed(_module(trial), trial, "meta")
+    with pretending():
+        materialise(module)
+        yield _with_inputs(module, trial, "cpu")
+
+
+def _module(trial: Trial) -> nn.Module:
+    assert trial.channels
+    assert trial.num_classes
+    slot = _Slot(trial.operator, trial.num_classes, trial.implementation, json.loads(trial.settings))
+    if trial.level in ("operator", "core"):
+        return slot.operator(trial.channels)
+    assert trial.network
+    if trial.level == "head":
+        return slot.head(trial.in_channels or trial.channels, trial.network)
+    return slot.segmentor(trial.network)
+
+
+def _input_shape(trial: Trial) -> tuple[int, ...]:
     assert trial.channels
     assert trial.height
     assert trial.width
     assert trial.batch
-    assert trial.num_classes
-    torch.manual_seed(0)
-    device, dtype = torch.device(trial.device), getattr(torch, trial.dtype or "float32")
-    slot = _Slot(trial.operator, trial.num_classes, trial.implementation, json.loads(trial.settings))
-    closed_form = None
-    module: nn.Module
-    if trial.level in ("operator", "core"):
-        operator = module = slot.operator(trial.channels)
-        shape: tuple[int, ...] = (trial.batch, trial.channels, trial.height, trial.width)
-        if trial.level == "operator":
-            closed_form = trial.batch * operator.macs(trial.height, trial.width)
-    elif trial.level == "head":
+    if trial.level == "network":
         assert trial.network
-        in_channels = trial.in_channels or trial.channels
-        module = slot.head(in_channels, trial.network)
-        shape = (trial.batch, in_channels, trial.height, trial.width)
-    else:
-        assert trial.network
-        module = slot.segmentor(trial.network)
         stride = trial.network.output_stride
-        shape = (trial.batch, 3, stride * (trial.height - 1) + 1, stride * (trial.width - 1) + 1)
-    layout = torch.channels_last if trial.channels_last else torch.contiguous_format
-    module = module.to(device=device, dtype=dtype).train(trial.mode == "training")
+        return trial.batch, 3, stride * (trial.height - 1) + 1, stride * (trial.width - 1) + 1
+    channels = trial.in_channels or trial.channels if trial.level == "head" else trial.channels
+    return trial.batch, channels, trial.height, trial.width
+
+
+def _placed(module: nn.Module, trial: Trial, device: str) -> nn.Module:
+    module = module.to(device=device, dtype=_dtype(trial))
     if trial.channels_last:
-        module = module.to(memory_format=layout)  # type: ignore[call-overload]
-    inputs: tuple[Tensor, ...] = (torch.randn(shape).to(device=device, dtype=dtype, memory_format=layout),)
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module
+
+
+def _dtype(trial: Trial) -> torch.dtype:
+    return getattr(torch, trial.dtype or "float32")  # type: ignore[no-any-return]
+
+
+def _with_inputs(module: nn.Module, trial: Trial, device: str) -> Workload:
+    layout = torch.channels_last if trial.channels_last else torch.contiguous_format
+    closed_form = None
+    if trial.level == "operator":
+        assert trial.batch
+        assert trial.height
+        assert trial.width
+        closed_form = trial.batch * cast(AttentionOperator, module).macs(trial.height, trial.width)
+    module = module.train(trial.mode == "training")
+    inputs = (torch.randn(_input_shape(trial)).to(device=device, dtype=_dtype(trial), memory_format=layout),)
     workload = Workload(module, inputs, trial.mode or "forward", closed_form)
     if trial.mode == "training":
         settle_batch_norms(workload)
@@ -155,9 +223,6 @@ def build_workload(trial: Trial) -> Workload:
         workload.inputs = tuple(
             tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in workload.inputs
         )
-    if trial.compiled:
-        workload.compiled = torch.compile(workload.module, dynamic=False)
-        workload.notes.append("latency is that of torch.compile; MACs and peak memory are those of eager execution")
     return workload
 
 

@@ -22,7 +22,8 @@ ROOMS = {
     "evaluation": GROUND | {"models", "data", "training"},
     "workload": GROUND | {"models", "data", "measuring"},
     "faults": GROUND | {"workload"},
-    "worker": GROUND | {"models", "data", "measuring", "training", "evaluation", "workload", "faults"},
+    "prediction": GROUND | {"measuring", "workload"},
+    "worker": GROUND | {"models", "data", "measuring", "training", "evaluation", "workload", "faults", "prediction"},
     "supervisor": GROUND | {"worker"},
     "calibration": GROUND | {"measuring", "supervisor"},
     "runner": GROUND | {"models", "data", "supervisor", "worker", "calibration"},
@@ -31,7 +32,7 @@ ROOMS = {
     "published": set(),
 }
 KNOWS_OPERATORS = {
-    *("models", "measuring", "training", "workload", "faults", "worker", "runner", "reproducing", "cli"),
+    *("models", "measuring", "training", "workload", "faults", "prediction", "worker", "runner", "reproducing", "cli"),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ examples:
   python scripts/compare.py --preset accuracy                  three seeds, more iterations
   python scripts/compare.py --preset camvid --data-root DIR --backbone-weights resnet18.pth
   python scripts/compare.py --operator my_operator.py:MyAttention
+  python scripts/compare.py --predict --operators non_local --sizes 256x512 --channels 512
   python scripts/compare.py --published                        what papers print, computed again
 
 A run that was stopped goes on where it stopped: what has a record is not measured again.
@@ -76,6 +77,13 @@ def _parser() -> Parser:
         "--channels-last", action="store_true", default=None, help="lay out weights and inputs with channels innermost"
     )
     cost.add_argument("--compile", action="store_true", default=None, dest="compiled", help="latency of torch.compile")
+    cost.add_argument(
+        "--predict",
+        action="store_true",
+        default=None,
+        dest="predicted",
+        help="parameters, MACs and memory at any size, without running anything: needs neither memory nor GPU",
+    )
     cost.add_argument("--seconds", type=float, metavar="S", help="latency samples: time budget of one trial")
 
     accuracy = parser.add_argument_group("accuracy")
@@ -132,6 +140,7 @@ def _experiment(arguments: argparse.Namespace) -> Experiment:
 
     cost = given(sizes="sizes", channels="channels", batches="batch", dtypes="dtype", modes="modes", levels="levels")
     cost |= given(seconds_per_trial="seconds", channels_last="channels_last", compiled="compiled")
+    cost |= given(predicted="predicted")
     network = given(backbone="backbone", backbone_weights="backbone_weights", head="head")
     if "backbone" in network:
         network["output_stride"] = 4 if network["backbone"] == "small" else 8
@@ -144,6 +153,9 @@ def _experiment(arguments: argparse.Namespace) -> Experiment:
         accuracy["seeds"] = list(range(options["seeds"]))
     changes = given(operators="operators", operator_files="operator", device="device")
     preset = load_preset(options["preset"])
+    if options["predicted"]:
+        _expect_no_run(options)
+        options["only"] = "cost"
     for part, wanted in (("cost", cost), ("accuracy", accuracy)):
         if options["only"] not in (None, part):
             changes[part] = None
@@ -180,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     earlier = _load_earlier(parsed.against)
     supervisor.warm_up()
-    lanes = runner.jobs(experiment.accuracy, trials[0].device) if experiment.accuracy else 1
+    lanes = runner.lanes(experiment, trials)
     shown = progress.follow(console, trials, runner.run(experiment, trials, parsed.output), began, lanes)
     code = 0
     if parsed.shard and earlier is None:
@@ -195,6 +207,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if name != "default":
                 console.print(f"left to --preset {name}: {about}", highlight=False)
     return code
+
+
+def _expect_no_run(options: Mapping[str, Any]) -> None:
+    """Raises a `UsageError` where something was asked for that a prediction does not have."""
+    network = ("backbone", "backbone_weights", "head")
+    training = ("dataset", "data_root", "image_size", "freeze_backbone", "iterations", "seeds")
+    for name in ("seconds", "compiled", *network, *training):
+        if options[name] is not None:
+            flag = {"compiled": "compile"}.get(name, name).replace("_", "-")
+            raise UsageError(f"--predict: expected parameters, MACs and memory to be asked for, got --{flag}")
+    if options["only"] == "accuracy":
+        raise UsageError("--predict: expected cost to be asked for, got --only accuracy")
 
 
 def _expect_alone(parsed: argparse.Namespace) -> None:

@@ -44,7 +44,8 @@ class Shown:
         counts = collections.Counter(record["status"] for record in self.records)
         failed = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items() if status != "ok")
         fresh = len(self.records) - self.present
-        text = f"{fresh} trials measured" + (f", {self.present} were there" if self.present else "")
+        made = "predicted" if any(record.get("predicted") for record in self.records) else "measured"
+        text = f"{fresh} trials {made}" + (f", {self.present} were there" if self.present else "")
         text += f"; {failed}" if failed else "; all ok"
         text += f". {wall:.0f} s in all"
         return text + (f", {100 * self.inside / wall:.0f} % of it inside operators and training." if fresh else ".")
@@ -87,7 +88,7 @@ def follow(console: Console, trials: Sequence[Trial], events: Iterable[Event], b
         trials: the plan.
         events: the run.
         began: monotonic time at which the command began.
-        lanes: training runs at a time.
+        lanes: training runs or predictions at a time.
     """
     shown = Shown()
     left = _TimeLeft(trials)
@@ -137,6 +138,8 @@ def _update(progress: Progress, bar: TaskID, event: Event, left: _TimeLeft, done
 def _inside(record: Record, lanes: int) -> float:
     if "train_s" in record:
         return float(record["train_s"] + record["eval_s"]) / lanes
+    if record.get("predicted"):
+        return float(record.get("prepare_s", 0.0)) / lanes
     samples = sum(record.get("samples_ms", ())) * record.get("calls_per_sample", 1) / 1000
     return float(record.get("prepare_s", 0.0) + samples)
 
@@ -161,7 +164,7 @@ def _lines(event: Event, elapsed: float) -> Iterable[str]:
         yield f"{stamp}[red]{data['status'].replace('_', ' ')}[/red]: {data['reason']}"
     elif event.kind == "finished" and "miou" in data:
         yield f"{stamp}mIoU {100 * data['miou']:.1f} ({data['train_s']:.0f} s)"
-    elif event.kind == "finished":
+    elif event.kind == "finished" and "samples_ms" in data:
         samples = sorted(data["samples_ms"])
         yield f"{stamp}{samples[len(samples) // 2]:.3g} ms ({len(samples)} samples)"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,9 @@ from torch.utils.flop_counter import flop_registry
 
 from attnbench.measuring.cost import evaluating
 from attnbench.measuring.handles import is_matmul_class
-from attnbench.measuring.memory import peak_bytes
+from attnbench.measuring.memory import MemoryProfile, follow_memory, peak_bytes
+
+_Output = TypeVar("_Output")
 
 
 @contextlib.contextmanager
@@ -51,6 +53,71 @@ def predict_peak_bytes(step: Callable[[], object], *, release: Callable[[], obje
     """
     _expect_pretending("predict_peak_bytes")
     return peak_bytes(step, torch.device("cpu"), release=release)
+
+
+def predict_memory(
+    forward: Callable[[], _Output],
+    backward: Callable[[_Output], object] | None = None,
+    *,
+    block: int = 1,
+    release: Callable[[], object] | None = None,
+) -> MemoryProfile:
+    """What `profile_memory` measures on a CPU, to the byte and operation by operation, without the memory.
+
+    Args:
+        forward: the forward pass; its module and tensors were made in the `pretending` block that surrounds the call.
+        backward: the backward pass, given what `forward` returned; none runs none.
+        block: bytes to a multiple of which each storage is rounded up; 1 for a CPU, `memory.BLOCK` for CUDA.
+        release: lets go of what an earlier call left behind (gradients), before the pass begins.
+
+    Raises:
+        ValueError: outside of `pretending`.
+
+    Example:
+        >>> with pretending():
+        ...     x = torch.zeros(10**12)
+        ...     predict_memory(lambda: (x + 1) * 2).largest_by
+        'aten::add'
+    """
+    _expect_pretending("predict_memory")
+    return follow_memory(forward, backward, block=block, release=release)
+
+
+def materialise(module: nn.Module) -> None:
+    """Gives a module that was built on the `meta` device pretended parameters and buffers on the CPU, in place.
+
+    It is how a module comes into a `pretending` block whose constructor looks at the values that it draws: on `meta`
+    torch draws none.
+
+    Args:
+        module: a module on the `meta` device, outside of which nothing refers to its parameters.
+
+    Raises:
+        ValueError: outside of `pretending`.
+
+    Example:
+        >>> with torch.device("meta"):
+        ...     linear = nn.Linear(4, 8)
+        >>> with pretending():
+        ...     materialise(linear)
+        ...     linear(torch.zeros(2, 4)).device
+        device(type='cpu')
+    """
+    _expect_pretending("materialise")
+    made: dict[Tensor, Tensor] = {}
+
+    def pretend(tensor: Tensor) -> Tensor:
+        if tensor not in made:
+            empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            made[tensor] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+        return made[tensor]
+
+    for part in module.modules():
+        for held in (part._parameters, part._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    held[name] = pretend(tensor)  # type: ignore[assignment]
 
 
 def predict_macs(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:

@@ -32,6 +32,7 @@ _COST = (
     "dtype",
     "channels_last",
     "compiled",
+    "predicted",
     "in_channels",
     "num_classes",
 )
@@ -103,7 +104,7 @@ def arrange(records: Sequence[Record], environments: Environments) -> Arranged:
 
     An implementation other than the reference computes the same function and has the reference's accuracy,
     unless it was trained itself; the column `accuracy_of` says which. An operator that was trained and not
-    measured is a row too.
+    measured is a row too. Predicted cost stands alone.
     """
     scored: list[Frame] = []
     compared: list[Frame] = []
@@ -119,6 +120,7 @@ def arrange(records: Sequence[Record], environments: Environments) -> Arranged:
         costs = [_cost_row(trials, environment) for trials in rows]
         add_ranks(costs)
         partners = [frame for frame in scored if all(frame.accuracy[key] == setting[key] for key in _SHARED)]
+        partners = [] if setting.get("predicted") else partners
         compared += [Frame(setting, partner.accuracy, environment, _join(costs, partner.table)) for partner in partners]
         if not partners:
             compared.append(Frame(setting, {}, environment, _ordered(costs)))

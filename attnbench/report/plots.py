@@ -178,6 +178,7 @@ def _scaling_plot(members: Sequence[Frame], mode: str, title: str) -> Plot | str
         (f"peak_mib_{mode}", f"Peak memory, {mode} (MiB)", 1.0),
         (f"latency_ms_{mode}", f"Latency, {mode} (ms)", 1.0),
     ]
+    panels = [panel for panel in panels if (long[panel[0]].astype(float) > 0).any()]
     long["name"] = labels_of(long)
     labels = list(long["name"].unique())
     with style():
@@ -210,7 +211,8 @@ def _scaling_plot(members: Sequence[Frame], mode: str, title: str) -> Plot | str
     caption = f"Cost against resolution, {mode}. {title}. Both axes are logarithmic; a line ends where an operator "
     caption += "failed, and operators that multiply nothing are left out."
     first = members[0].cost
-    return Plot(slug("scaling", first["level"], first["channels"], first["device"], mode), caption, figure)
+    predicted = ("predicted",) if first.get("predicted") else ()
+    return Plot(slug("scaling", first["level"], first["channels"], first["device"], *predicted, mode), caption, figure)
 
 
 def _line_styles(labels: Sequence[str]) -> Mapping[str, dict[str, Any]]:

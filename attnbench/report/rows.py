@@ -21,7 +21,7 @@ MIB = 2**20
 SCORES = ("miou", "macc", "aacc")
 _MODE_FIGURES = (
     *("peak_mib", "latency_ms", "latency_low_ms", "latency_high_ms", "spread", "samples", "calls_per_sample"),
-    "images_per_s",
+    *("images_per_s", "largest_mib", "largest_by", "predicted_peak_mib", "peak_deviation"),
     *("control_ms", "ratio", "ratio_low", "ratio_high"),
 )
 
@@ -49,6 +49,7 @@ def cost_row(trials: Sequence[Record]) -> dict[str, Any]:
     row["uncounted"] = "; ".join(first.get("uncounted", []))
     for mode in MODES:
         row.update({f"{name}_{mode}": value for name, value in _mode_columns(modes.get(mode)).items()})
+    row["saved_mib_training"] = _mib(modes.get("training", {}), "saved_bytes")
     return row
 
 
@@ -120,9 +121,10 @@ def _mode_columns(trial: Record | None) -> dict[str, Any]:
     columns["reason"] = trial.get("reason", "") if trial else ""
     columns |= dict.fromkeys(_MODE_FIGURES)
     if trial is not None and trial["status"] == "ok":
+        columns |= _memory_columns(trial)
+    if trial is not None and "samples_ms" in trial:
         samples, control = trial["samples_ms"], trial["control_samples_ms"]
         latency, ratio = summarise(samples), summarise_ratio(samples, control)
-        columns["peak_mib"] = trial["peak_bytes"] / MIB
         columns["latency_ms"], columns["latency_low_ms"] = latency.median, latency.low
         columns["latency_high_ms"] = latency.high
         columns["spread"] = latency.iqr / latency.median
@@ -134,6 +136,21 @@ def _mode_columns(trial: Record | None) -> dict[str, Any]:
     columns["notes"] = "; ".join(trial.get("notes", [])) if trial else ""
     columns["identity"] = trial["identity"] if trial else ""
     return columns
+
+
+def _memory_columns(trial: Record) -> dict[str, Any]:
+    predicted = trial.get("predicted_peak_bytes")
+    return {
+        "peak_mib": _mib(trial, "peak_bytes"),
+        "largest_mib": _mib(trial, "largest_bytes"),
+        "largest_by": trial.get("largest_by"),
+        "predicted_peak_mib": _mib(trial, "predicted_peak_bytes"),
+        "peak_deviation": trial["peak_bytes"] / predicted - 1 if predicted else None,
+    }
+
+
+def _mib(trial: Record, name: str) -> float | None:
+    return trial[name] / MIB if name in trial else None
 
 
 def _mean_std(values: Sequence[float]) -> tuple[float | None, float | None]:

@@ -36,6 +36,12 @@ _COST_LEGEND = (
     _RANK_LEGEND,
     _BOLD,
 )
+_PREDICTED_LEGEND = (
+    _MODES_LEGEND,
+    "Predicted: nothing was run and no tensor held; on a CPU it equals what is measured, for a GPU it knows the "
+    "tensors in the allocator's blocks and not the kernels.",
+    _BOLD,
+)
 _BRIEF = ("title", "params", "macs", "peak_mib", "ratio", "rank_forward", "miou", "gain")
 _ACCURACY_LEGEND = (
     "mIoU, mAcc, aAcc: mean ± standard deviation (number of seeds). Gain: mIoU minus that of conv3x3, paired "
@@ -78,7 +84,8 @@ def comparison_table(frame: Frame) -> Table:
     title = cost_title(frame.cost)
     if frame.accuracy:
         title += f"; mIoU: {accuracy_title(frame.accuracy)}"
-    legend = [*_COST_LEGEND, *(_ACCURACY_LEGEND if frame.accuracy else ())]
+    cost_legend = _PREDICTED_LEGEND if frame.cost.get("predicted") else _COST_LEGEND
+    legend = [*cost_legend, *(_ACCURACY_LEGEND if frame.accuracy else ())]
     return build_table(title, columns, frame, legend, [*_cost_notes(frame), *_accuracy_notes(frame)])
 
 

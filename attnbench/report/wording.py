@@ -19,7 +19,7 @@ STATUSES = {
 }
 _DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 _LEVELS = {"core": "Core", "operator": "Operator", "head": "Head", "network": "Network"}
-_EXECUTION = {"channels_last": "channels last", "compiled": "torch.compile"}
+_EXECUTION = {"channels_last": "channels last", "compiled": "torch.compile", "predicted": "predicted"}
 _DATASETS = {
     "context": "embedded context task",
     "camvid": "CamVid",

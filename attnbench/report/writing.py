@@ -18,6 +18,7 @@ from attnbench.records import Record
 from attnbench.report.facts import commits, dates, flatten, machine, provenance
 from attnbench.report.frames import Arranged, Frame, accuracy_frames, arrange, comparison_frames, sheet
 from attnbench.report.growth_tables import growth_sheets, growth_tables
+from attnbench.report.memory_tables import memory_table
 from attnbench.report.page import render_page
 from attnbench.report.plots import Plot, scaling, trade_off
 from attnbench.report.render import legend, render_terminal, to_latex, to_markdown
@@ -73,11 +74,12 @@ def write_report(
     """
     arranged = arrange(records, environments)
     compared, scored = arranged.compared[:MOST_TABLES], arranged.scored[:MOST_TABLES]
-    working = _distinct_costs(compared)
+    measured = [frame for frame in compared if not frame.cost.get("predicted")]
+    working = _distinct_costs(measured)
     sections = _sections(compared, scored) + growth_tables(compared)
     sections += [("Against an earlier run", [against])] if against else []
     few = len(arranged.compared) <= MOST_TABLES
-    drawn = [*map(trade_off, compared if few else compared[:1]), *(scaling(compared) if few else ())] if records else []
+    drawn = [*map(trade_off, measured if few else measured[:1]), *(scaling(compared) if few else ())] if records else []
     drawn += [drawing for frame in (working if few else working[:1]) for drawing in rooflines(frame)]
     plots = _named_apart([plot for plot in drawn if isinstance(plot, Plot)])
     skipped = [*problems, *(reason for reason in drawn if isinstance(reason, str)), *_left_out(arranged)]
@@ -124,9 +126,10 @@ def readme_block(records: Sequence[Record], environments: Environments, *, comma
     if not compared:
         return "No results yet: nothing has been measured."
 
-    def worth(frame: Frame) -> tuple[bool, bool, int, int]:
+    def worth(frame: Frame) -> tuple[bool, bool, bool, int, int]:
         cost = frame.cost
         return (
+            not cost.get("predicted"),
             cost.get("level") == "operator",
             bool(frame.accuracy),
             len(frame.table),
@@ -216,7 +219,9 @@ def _sections(compared: Sequence[Frame], scored: Sequence[Frame]) -> list[tuple[
     sections: list[tuple[str, list[Table]]] = []
     if compared:
         sections.append(("Comparison", [comparison_table(frame) for frame in compared]))
-        sections.append(("Work and roofline", [work_table(frame) for frame in _distinct_costs(compared)]))
+        working = [work_table(frame) for frame in _distinct_costs(compared) if not frame.cost.get("predicted")]
+        sections.append(("Work and roofline", working))
+        sections.append(("Memory", [table for frame in compared if (table := memory_table(frame)).rows]))
     if scored:
         sections.append(("Accuracy", [accuracy_table(frame) for frame in scored]))
         classes = [class_table(frame) for frame in scored]
