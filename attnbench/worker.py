@@ -117,8 +117,7 @@ def _predict(trials: Sequence[Trial], send: Send) -> None:
         try:
             figures = predict(trial)
         except Exception as error:  # noqa: BLE001 - whatever an operator raises becomes its row
-            status, reason = failure(error)
-            send(Message("failed", index, {"status": status, "reason": reason}))
+            send(_failed(index, error))
         else:
             send(Message("numbers", index, figures))
             send(Message("done", index, figures))

@@ -26,7 +26,7 @@ def warm(monkeypatch):
     monkeypatch.setattr(supervisor, "_context", lambda: FORK)
     environment.commit()
     for name in OPERATORS:
-        assert worker._complaint(name) is None
+        worker._check(name)
 
 
 def start(experiment, trials, folder):

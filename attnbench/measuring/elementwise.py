@@ -113,7 +113,8 @@ _FUNCTIONS = _names(
     "clamp_min cos div elu eq erf erfc erfinv exp exp2 expm1 floor floor_divide fmod ge gelu gt hardsigmoid hardswish "
     "hardtanh isinf isnan isfinite le leaky_relu log log10 log1p log2 log_sigmoid_forward logical_and logical_not "
     "logical_or logical_xor lt maximum minimum mish mul ne neg normal pow rand randint randn reciprocal relu remainder "
-    "round rsqrt rsub sigmoid sign silu sin softplus sqrt square sub tan tanh threshold threshold_backward trunc "
+    "round rsqrt rsub sigmoid sign silu sin softplus softplus_backward sqrt square sub tan tanh threshold "
+    "threshold_backward trunc "
     "uniform xlogy hardtanh_backward leaky_relu_backward hardsigmoid_backward hardswish_backward elu_backward"
 )
 _REDUCTIONS = _names(
