@@ -62,7 +62,8 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([worker.__name__])
+    # torch loads its compiler, a second's work, when operations are first followed
+    context.set_forkserver_preload([worker.__name__, "torch._dynamo"])
     return context
 
 

@@ -160,7 +160,7 @@ def follow_memory(
         >>> x = torch.zeros(1000, requires_grad=True)
         >>> profile = follow_memory(lambda: x.exp().sin().sum(), lambda loss: loss.backward())
         >>> profile.peak_bytes, profile.saved_bytes, profile.largest_bytes, profile.largest_by
-        (12008, 8000, 4000, 'aten::exp')
+        (12008, 4000, 4000, 'aten::exp')
     """
     _use_once()
     if release is not None:
