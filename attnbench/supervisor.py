@@ -80,11 +80,15 @@ def warm_up() -> None:
 def run_lanes(block: Sequence[Trial], limits: Limits, options: WorkerOptions) -> Iterator[Event]:
     """Runs `block`, its trials dealt out to `limits.lanes` lanes, and ends every worker whatever happens.
 
+    A lane that has finished its share takes another of what waits, ever smaller ones, so that the lanes end together
+    whichever trials are slow.
+
     Raises:
         UsageError: if a worker meets something that the user must mend.
     """
     count = min(limits.lanes, len(block))
-    lanes = [_Lane(block[start::count], limits, options) for start in range(count)]
+    waiting = list(block)
+    lanes = [_Lane(_take(waiting, count), limits, options) for _ in range(count)]
     try:
         while active := [lane for lane in lanes if lane.left]:
             patience = min(lane.deadline for lane in active) - time.monotonic()
@@ -94,9 +98,25 @@ def run_lanes(block: Sequence[Trial], limits: Limits, options: WorkerOptions) ->
                     yield from lane.receive()
                 elif time.monotonic() >= lane.deadline:
                     yield from lane.give_up()
+                if waiting and not lane.left:
+                    lane.go_on(_take(waiting, count))
     finally:
         for lane in lanes:
             lane.stop()
+
+
+def _take(waiting: list[Trial], lanes: int) -> list[Trial]:
+    """Removes the next share: half of a lane's part of what waits, or all where there is one lane.
+
+    Example:
+        >>> waiting = list("abcdefghij")
+        >>> [len(_take(waiting, 2)) for _ in range(6)]
+        [3, 2, 2, 1, 1, 1]
+    """
+    size = len(waiting) if lanes == 1 else -(-len(waiting) // (2 * lanes))
+    share = waiting[:size]
+    del waiting[:size]
+    return share
 
 
 class _Lane:
@@ -119,6 +139,12 @@ class _Lane:
         self._process.start()
         theirs.close()
         self.deadline = time.monotonic() + max(self._limits.timeout, _START)
+
+    def go_on(self, trials: Sequence[Trial]) -> None:
+        """Takes further trials after the last; a worker starts on them."""
+        self.stop()
+        self.left = list(trials)
+        self._start()
 
     def receive(self) -> Iterator[Event]:
         """Takes one message, or the end of the process."""
