@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from attnbench import training
 from attnbench.config import Network, Recipe
 from attnbench.data.loading import training_batches
 from attnbench.errors import UsageError
 from attnbench.models.build import build_segmentor
-from attnbench.training import build_optimizer, fit, pixel_loss, poly_factor, repeatable, total_loss
+from attnbench.training import build_optimizer, fit, loop, pixel_loss, poly_factor, repeatable, total_loss
 
 NETWORK = Network(slot_channels=8, head_channels=8, dropout=0.0)
 RECIPE = Recipe(iterations=4, batch_size=3, crop_size=(16, 24), learning_rate=0.01)
@@ -221,7 +220,7 @@ def test_every_group_follows_the_schedule(monkeypatch):
         optimizers.append(build_optimizer(model, recipe))
         return optimizers[-1]
 
-    monkeypatch.setattr(training, "build_optimizer", build)
+    monkeypatch.setattr(loop, "build_optimizer", build)
     recipe = replace(RECIPE, head_learning_rate_factor=10.0, power=0.9, iterations=5)
     trained(recipe=recipe, progress=lambda *_: rates.append([group["lr"] for group in optimizers[0].param_groups]))
     for iteration, rate in enumerate(rates):
