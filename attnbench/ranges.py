@@ -19,7 +19,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("sizes", "channels", "batches", "num_classes", "in_channels", "image_size", "crop_size"), _COUNT),
     **dict.fromkeys(("output_stride", "multi_grid", "slot_channels", "head_channels"), _COUNT),
     **dict.fromkeys(("iterations", "batch_size"), _COUNT),
-    **dict.fromkeys(("timeout", "scale_range"), _POSITIVE),
+    **dict.fromkeys(("timeout", "target_width", "scale_range"), _POSITIVE),
     **dict.fromkeys(("seconds_per_trial", "learning_rate", "head_learning_rate_factor", "weight_decay"), _FROM_ZERO),
     **dict.fromkeys(("power", "auxiliary_weight", "clip_gradient_norm"), _FROM_ZERO),
     **dict.fromkeys(("momentum", "dropout"), _SHARE),
