@@ -1,5 +1,6 @@
 """Training: one recipe for every operator, bit for bit repeatable on one machine."""
 
+from attnbench.training.balance import pixel_weights
 from attnbench.training.context import autocast, repeatable
 from attnbench.training.loop import fit
 from attnbench.training.losses import (
@@ -11,7 +12,13 @@ from attnbench.training.losses import (
     presence_loss,
     total_loss,
 )
-from attnbench.training.optimization import build_optimizer, poly_factor
+from attnbench.training.optimization import (
+    build_optimizer,
+    learning_rate,
+    poly_factor,
+    set_batch_norm_momentum,
+    set_learning_rates,
+)
 
 __all__ = [
     "BatchCount",
@@ -20,10 +27,14 @@ __all__ = [
     "batch_count",
     "build_optimizer",
     "fit",
+    "learning_rate",
     "pixel_loss",
     "pixel_loss_sum",
+    "pixel_weights",
     "poly_factor",
     "presence_loss",
     "repeatable",
+    "set_batch_norm_momentum",
+    "set_learning_rates",
     "total_loss",
 ]
