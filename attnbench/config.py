@@ -223,6 +223,7 @@ class Experiment:
         operators: names in the registry; `("all",)` for every one.
         operator_files: `path/to/file.py:Class` of further operators, compared beside the others.
         device: `"auto"`, `"cpu"` or `"cuda"`.
+        settings: for each operator that is to differ from its defaults, its hyper-parameters.
         cost: what to measure; none measures no cost.
         accuracy: what to train; none trains nothing.
     """
@@ -231,6 +232,7 @@ class Experiment:
     operators: tuple[str, ...] = ("all",)
     operator_files: tuple[str, ...] = ()
     device: str = "auto"
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     cost: Cost | None = field(default_factory=Cost)
     accuracy: Accuracy | None = field(default_factory=Accuracy)
 
@@ -314,6 +316,12 @@ def _convert(hint: Any, value: Any, default: Any, where: str) -> Any:
         if len(value) != len(arguments):
             raise UsageError(f"{where}: expected {len(arguments)} values, got {value!r}")
         return tuple(_convert(item_hint, item, None, where) for item_hint, item in zip(arguments, value, strict=True))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{where}: expected a table, got {value!r}")
+        return {key: _convert(arguments[1], item, None, f"{where}, {key}") for key, item in value.items()}
+    if hint is Any:
+        return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
