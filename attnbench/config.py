@@ -28,7 +28,13 @@ Stem = Literal["7x7", "32-32-64", "64-64-128"]
 Amp = Literal["off", "bfloat16", "float16"]
 Head = Literal["slot", "linear"]
 
+ClassBalance = Literal["none", "median_frequency", "enet"]
+
 _T = TypeVar("_T")
+
+
+LATER = types.MappingProxyType({"later": True})
+"""Metadata of a field that the first records were written without: its default is neither recorded nor identifies."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,24 @@ class Recipe:
         clip_gradient_norm: largest norm of the gradient (0 does not clip).
         amp: autocast precision of the forward pass.
         channels_last: whether images and weights are laid out with channels innermost.
+        photometric: whether brightness, contrast, saturation and hue are distorted at random.
+        base_scale: long and short side that an image is fitted into, keeping its aspect, before the random resize;
+            none takes it as it is.
+        category_max_ratio: largest share of one class among the labelled pixels of a crop; up to ten crops are drawn.
+        ohem_threshold: pixels whose class has at least this probability do not count in the loss; 0 counts all.
+        ohem_min_kept: pixels of each image that count all the same, the hardest first.
+        class_weights: weight of each class in the pixel losses; none weighs them alike.
+        class_balance: weights computed from the training split in place of `class_weights`; see
+            `attnbench.training.balance`.
+        warmup_iterations: iterations in which the learning rate rises linearly to that of the schedule.
+        warmup_ratio: factor of the learning rate that the rise begins at.
+        min_learning_rate: learning rate that the schedule ends at, in every group.
+        bias_learning_rate_factor: multiplier of the learning rate of biases.
+        decay_weights_only: whether weight decay is kept off biases and normalisations: the weights of convolutions and
+            linear layers alone decay.
+        batch_norm_momentum: momentum of every batch normalisation; none leaves what the layers have.
+        accumulate: micro-batches that a step's `batch_size` images are cut into.
+        compile: whether `torch.compile` compiles the model for training.
     """
 
     optimizer: Optimizer = "adamw"
@@ -68,6 +92,21 @@ class Recipe:
     clip_gradient_norm: float = 0.0
     amp: Amp = "off"
     channels_last: bool = True
+    photometric: bool = field(default=False, metadata=LATER)
+    base_scale: tuple[int, int] | None = field(default=None, metadata=LATER)
+    category_max_ratio: float = field(default=1.0, metadata=LATER)
+    ohem_threshold: float = field(default=0.0, metadata=LATER)
+    ohem_min_kept: int = field(default=100_000, metadata=LATER)
+    class_weights: tuple[float, ...] = field(default=(), metadata=LATER)
+    class_balance: ClassBalance = field(default="none", metadata=LATER)
+    warmup_iterations: int = field(default=0, metadata=LATER)
+    warmup_ratio: float = field(default=1e-6, metadata=LATER)
+    min_learning_rate: float = field(default=0.0, metadata=LATER)
+    bias_learning_rate_factor: float = field(default=1.0, metadata=LATER)
+    decay_weights_only: bool = field(default=False, metadata=LATER)
+    batch_norm_momentum: float | None = field(default=None, metadata=LATER)
+    accumulate: int = field(default=1, metadata=LATER)
+    compile: bool = field(default=False, metadata=LATER)
 
 
 @dataclass(frozen=True)

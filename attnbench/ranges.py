@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from attnbench.config import Experiment
+from attnbench.config import Experiment, Recipe
 from attnbench.errors import UsageError
 
 _LARGEST = 2**31 - 1
@@ -18,11 +18,14 @@ _POSITIVE = (1e-12, 1e12)
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("sizes", "channels", "batches", "num_classes", "in_channels", "image_size", "crop_size"), _COUNT),
     **dict.fromkeys(("output_stride", "multi_grid", "slot_channels", "head_channels"), _COUNT),
-    **dict.fromkeys(("iterations", "batch_size"), _COUNT),
+    **dict.fromkeys(("iterations", "batch_size", "accumulate", "base_scale"), _COUNT),
+    **dict.fromkeys(("ohem_min_kept", "warmup_iterations"), (0, _LARGEST)),
     **dict.fromkeys(("timeout", "target_width", "scale_range"), _POSITIVE),
     **dict.fromkeys(("seconds_per_trial", "learning_rate", "head_learning_rate_factor", "weight_decay"), _FROM_ZERO),
     **dict.fromkeys(("power", "auxiliary_weight", "clip_gradient_norm"), _FROM_ZERO),
-    **dict.fromkeys(("momentum", "dropout"), _SHARE),
+    **dict.fromkeys(("class_weights", "min_learning_rate", "bias_learning_rate_factor"), _FROM_ZERO),
+    **dict.fromkeys(("momentum", "dropout", "batch_norm_momentum", "ohem_threshold", "warmup_ratio"), _SHARE),
+    "category_max_ratio": (1e-12, 1.0),
     "min_rounds": (1, 200),
     "seeds": (0, 2**63 - 1),
     "jobs": (0, 4096),
@@ -39,6 +42,38 @@ def check_ranges(experiment: Experiment) -> None:
         low, high = _RANGES.get(path.rpartition(".")[2], (-math.inf, math.inf))
         if not (math.isfinite(value) and low <= value <= high):
             raise UsageError(f"{path}: expected a number from {low:g} to {high:g}, got {value!r}")
+    if experiment.accuracy is not None:
+        check_recipe(experiment.accuracy.recipe)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Holds what belongs together in `recipe` against one another.
+
+    Raises:
+        UsageError: naming the field, what was expected and what came.
+
+    Example:
+        >>> check_recipe(Recipe(batch_size=16, accumulate=4))
+    """
+    if recipe.batch_size % recipe.accumulate:
+        raise UsageError(
+            f"accumulate: expected a divisor of batch_size {recipe.batch_size}, got {recipe.accumulate} micro-batches"
+        )
+    if recipe.warmup_iterations >= recipe.iterations:
+        raise UsageError(
+            f"warmup_iterations: expected fewer than the {recipe.iterations} iterations, got {recipe.warmup_iterations}"
+        )
+    if recipe.min_learning_rate > recipe.learning_rate:
+        raise UsageError(
+            f"min_learning_rate: expected at most the learning rate {recipe.learning_rate:g}, "
+            f"got {recipe.min_learning_rate:g}"
+        )
+    if recipe.class_weights and recipe.class_balance != "none":
+        raise UsageError(
+            f"class_weights: expected none beside class_balance {recipe.class_balance!r}, got {recipe.class_weights}"
+        )
+    if recipe.category_max_ratio < 1 and recipe.crop_size is None:
+        raise UsageError("crop_size: expected a size where category_max_ratio chooses among crops, got none")
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -114,7 +114,7 @@ class Trial:
 
         Of a file of weights the name stays and the folder goes: records travel, and folders do not.
         """
-        fields = dict(_flatten("", dataclasses.asdict(self)))
+        fields = dict(_flatten("", self))
         if "network.backbone_weights" in fields:
             fields["network.backbone_weights"] = Path(fields["network.backbone_weights"]).name
         return fields
@@ -126,13 +126,15 @@ class Trial:
 
 
 def _flatten(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flatten(f"{prefix}.{key}" if prefix else str(key), inner)
-    elif isinstance(value, tuple):
-        yield prefix, list(value)
-    elif value is not None:
-        yield prefix, value
+    """Names and values; a field that came later than the first records is left out where it has its default."""
+    for item in dataclasses.fields(value):
+        inner, name = getattr(value, item.name), f"{prefix}{item.name}"
+        if inner is None or (item.metadata.get("later") and inner == item.default):
+            continue
+        if dataclasses.is_dataclass(inner):
+            yield from _flatten(f"{name}.", inner)
+        else:
+            yield name, list(inner) if isinstance(inner, tuple) else inner
 
 
 def identity(trial: Trial, environment: str, source: str) -> str:

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from attnbench.training import pixel_loss, presence_loss, total_loss
+from attnbench.training import (
+    PixelWeights,
+    batch_count,
+    pixel_loss,
+    pixel_loss_sum,
+    presence_loss,
+    total_loss,
+)
+from attnbench.training.losses import hard_pixels
 from operators.interface import Auxiliary
 
 
@@ -71,3 +79,74 @@ def test_total_loss_weighs_each_extra_loss_by_its_kind():
     expected = pixel_loss(logits, target) + 0.7 * pixel_loss(regions, target) + 0.2 * presence_loss(classes, target)
     assert float(total_loss(logits, extra, target)) == pytest.approx(float(expected), rel=1e-6)
     assert torch.equal(total_loss(logits, {}, target), pixel_loss(logits, target))
+
+
+def batch(classes=4, images=3, size=(6, 7), labelled=0.8):
+    generator = torch.Generator().manual_seed(2)
+    logits = 2 * torch.randn(images, classes, *size, generator=generator)
+    target = torch.randint(0, classes, (images, *size), generator=generator)
+    return logits, target.where(torch.rand(target.shape, generator=generator) < labelled, 255)
+
+
+@pytest.mark.parametrize(("threshold", "min_kept"), [(0.7, 0), (0.3, 0), (0.05, 4), (0.3, 12), (0.3, 10_000)])
+def test_hard_pixels_are_those_of_a_literal_loop(threshold, min_kept):
+    logits, target = batch()
+    probabilities = {}
+    for image, row, column in (target != 255).nonzero().tolist():
+        values = [math.exp(value) for value in logits[image, :, row, column].double().tolist()]
+        probabilities[image, row, column] = values[target[image, row, column]] / sum(values)
+    ordered = sorted(probabilities.values())
+    limit = max(threshold, ordered[min(min_kept * len(target), len(ordered) - 1)])
+    expected = {place for place, value in probabilities.items() if value < limit * (1 - 1e-6)}
+    kept = hard_pixels(logits, target, threshold, min_kept)
+    assert {tuple(place) for place in kept.nonzero().tolist()} == expected
+    assert len(expected) >= min(min_kept * len(target), len(ordered) - 1)
+    assert 0 < len(expected) < len(ordered)
+
+
+def test_ohem_leaves_easy_pixels_out_of_the_sum_and_not_of_the_count():
+    logits, target = batch()
+    logits.requires_grad_()
+    total, count = pixel_loss_sum(logits, target, PixelWeights(ohem_threshold=0.3, ohem_min_kept=2))
+    losses = nn.functional.cross_entropy(logits, target, ignore_index=255, reduction="none")
+    kept = hard_pixels(logits, target, 0.3, 2)
+    torch.testing.assert_close(total, losses[kept].sum())
+    assert int(count) == int((target != 255).sum()) > int(kept.sum())
+    total.backward()
+    assert torch.equal(logits.grad.abs().sum(1) > 0, kept)
+
+
+def test_ohem_without_labels_is_zero():
+    logits, target = batch(labelled=0.0)
+    assert pixel_loss(logits, target, PixelWeights(ohem_threshold=0.7)) == 0
+
+
+def test_class_weights_are_those_of_torch():
+    logits, target = batch()
+    classes = torch.tensor([0.1, 2.0, 0.0, 0.7])
+    expected = nn.functional.cross_entropy(logits, target, classes, ignore_index=255)
+    torch.testing.assert_close(pixel_loss(logits, target, PixelWeights(classes)), expected)
+
+
+def test_classes_of_small_weight_alone_are_averaged_too():
+    logits, target = batch()
+    target = torch.where(torch.arange(target.numel()).view_as(target) == 5, 0, 255)
+    loss = pixel_loss(logits, target, PixelWeights(torch.full((4,), 0.01)))
+    torch.testing.assert_close(loss, pixel_loss(logits, target))
+
+
+@pytest.mark.parametrize("classes", [None, torch.tensor([0.1, 2.0, 0.3, 0.7])])
+def test_losses_of_parts_add_up_to_the_loss_of_the_whole(classes):
+    logits, target = batch()
+    target[0, 1:] = 255
+    presence = torch.randn(3, 4, generator=torch.Generator().manual_seed(4))
+    weights = PixelWeights(classes)
+    kinds = {"a": Auxiliary("pixel", 0.4), "b": Auxiliary("presence", 0.2)}
+
+    def loss(part, whole=None):
+        extra = {"a": (2 * logits[part], kinds["a"]), "b": (presence[part], kinds["b"])}
+        return total_loss(logits[part], extra, target[part], weights, whole)
+
+    parts = [slice(0, 1), slice(1, 3)]
+    whole = batch_count(target[parts[0]], weights) + batch_count(target[parts[1]], weights)
+    torch.testing.assert_close(loss(parts[0], whole) + loss(parts[1], whole), loss(slice(None)))

@@ -88,6 +88,9 @@ def training_batches(
         crop_size=recipe.crop_size,
         scale_range=recipe.scale_range,
         flip=recipe.flip,
+        photometric=recipe.photometric,
+        base_scale=recipe.base_scale,
+        category_max_ratio=recipe.category_max_ratio,
     )
     order = BatchOrder(len(dataset), batch_size=recipe.batch_size, iterations=recipe.iterations, seed=seed)
     return DataLoader(

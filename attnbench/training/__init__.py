@@ -1,17 +1,40 @@
 """Training: one recipe for every operator, bit for bit repeatable on one machine."""
 
+from attnbench.training.balance import pixel_weights
 from attnbench.training.context import autocast, repeatable
 from attnbench.training.loop import fit
-from attnbench.training.losses import pixel_loss, presence_loss, total_loss
-from attnbench.training.optimization import build_optimizer, poly_factor
+from attnbench.training.losses import (
+    BatchCount,
+    PixelWeights,
+    batch_count,
+    pixel_loss,
+    pixel_loss_sum,
+    presence_loss,
+    total_loss,
+)
+from attnbench.training.optimization import (
+    build_optimizer,
+    learning_rate,
+    poly_factor,
+    set_batch_norm_momentum,
+    set_learning_rates,
+)
 
 __all__ = [
+    "BatchCount",
+    "PixelWeights",
     "autocast",
+    "batch_count",
     "build_optimizer",
     "fit",
+    "learning_rate",
     "pixel_loss",
+    "pixel_loss_sum",
+    "pixel_weights",
     "poly_factor",
     "presence_loss",
     "repeatable",
+    "set_batch_norm_momentum",
+    "set_learning_rates",
     "total_loss",
 ]

@@ -11,9 +11,15 @@ from torch import nn
 from attnbench.config import Recipe
 from attnbench.data.base import SegmentationDataset
 from attnbench.data.loading import training_batches
+from attnbench.training.balance import pixel_weights
 from attnbench.training.context import autocast, repeatable, training_mode
 from attnbench.training.losses import total_loss
-from attnbench.training.optimization import build_optimizer, optimizer_step, poly_factor
+from attnbench.training.optimization import (
+    build_optimizer,
+    optimizer_step,
+    set_batch_norm_momentum,
+    set_learning_rates,
+)
 
 Progress = Callable[[int, int, float], None]
 """Called after each iteration with the iterations done, their total, and the loss."""
@@ -53,22 +59,22 @@ def fit(
         FloatingPointError: if a loss is not finite; the message names the iteration.
     """
     device = torch.device(device)
+    weights = pixel_weights(dataset, recipe, device)
     batches = training_batches(dataset, recipe, seed=seed, num_workers=num_workers, pin_memory=device.type == "cuda")
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model.to(device, memory_format=layout)  # type: ignore[call-overload]
     losses: list[float] = []
     with repeatable(seed, device), training_mode(model, freeze_backbone=freeze_backbone):
+        set_batch_norm_momentum(model, recipe.batch_norm_momentum)
         optimizer = build_optimizer(model, recipe)
         scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "float16")
         for iteration, (images, target) in enumerate(batches):
-            factor = poly_factor(iteration, recipe.iterations, recipe.power)
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * factor
+            set_learning_rates(optimizer, iteration, recipe)
             images = images.to(device, memory_format=layout, non_blocking=True)
             target = target.to(device, non_blocking=True)
             with autocast(device, recipe.amp):
                 logits, auxiliary = model.forward_with_auxiliary(images)  # type: ignore[operator]
-                loss = total_loss(logits, auxiliary, target)
+                loss = total_loss(logits, auxiliary, target, weights)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise FloatingPointError(f"fit: expected a finite loss, got {value} in iteration {iteration}")
