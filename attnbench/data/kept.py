@@ -1,4 +1,4 @@
-"""Decoded samples in memory that a process shares with those that it forks: each file is decoded once, not once each."""
+"""Decoded samples in memory that a process shares with those that it forks: each file is decoded once."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class KeptSamples:
         self._memory = torch.frombuffer(mmap.mmap(-1, max(place, 1)), dtype=torch.uint8)
 
     def get(self, index: int) -> tuple[Tensor, Tensor] | None:
-        """Image uint8 `(3, H, W)` and target uint8 `(H, W)`, none where they are not there yet; not to be written to."""
+        """Image uint8 `(3, H, W)` and target uint8 `(H, W)`, none where they are not there yet; to be read alone."""
         return self._parts(index) if self._memory[index] else None
 
     def put(self, index: int, image: Tensor, target: Tensor) -> None:
@@ -60,7 +60,7 @@ class KeptSamples:
     def _parts(self, index: int) -> tuple[Tensor, Tensor]:
         height, width = self._shapes[index]
         sample = self._memory[self._places[index] :][: sample_bytes((height, width))]
-        image, target = sample.split((_CHANNELS * height * width, height * width))
+        image, target = sample[: _CHANNELS * height * width], sample[_CHANNELS * height * width :]
         return image.view(_CHANNELS, height, width), target.view(height, width)
 
 

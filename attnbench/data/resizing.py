@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,20 +40,29 @@ def resized_window(image: Tensor, size: tuple[int, int], rows: slice, columns: s
     above, below, down = _taps(image.shape[-2], size[0], rows)
     left, right, across = _taps(image.shape[-1], size[1], columns)
     first, last = int(left[0]), int(right[-1]) + 1
-    source = image[:, :, first:last]
-    band = _mixed(source, above, below, down[:, None], dim=-2)  # (C, rows, source columns)
-    return _mixed(band, left - first, right - first, across, dim=-1).float()  # (C, rows, columns)
+    window = np.empty((len(image), len(above), len(left)), np.float32)
+    # channel by channel: what is computed on stays in the cache
+    for channel, values in enumerate(image[:, :, first:last].double().numpy()):
+        band = _mixed(values, above, below, down[:, None], axis=0)  # (rows, source columns)
+        window[channel] = _mixed(band, left - first, right - first, across, axis=1)
+    return torch.from_numpy(window)
 
 
-def _taps(source: int, size: int, wanted: slice) -> tuple[Tensor, Tensor, Tensor]:
+_Positions = NDArray[np.int64]
+_Numbers = NDArray[np.float64]
+
+
+def _taps(source: int, size: int, wanted: slice) -> tuple[_Positions, _Positions, _Numbers]:
     """The two source positions that each wanted position lies between, and the weight of the second."""
-    centre = (torch.arange(size, dtype=torch.double)[wanted] + 0.5) * (source / size) - 0.5
-    centre = centre.clamp(min=0)
-    lower = centre.long().clamp(max=source - 1)
-    return lower, (lower + 1).clamp(max=source - 1), centre - lower
+    centre = ((np.arange(size)[wanted] + 0.5) * (source / size) - 0.5).clip(min=0)
+    lower = centre.astype(np.int64).clip(max=source - 1)
+    return lower, (lower + 1).clip(max=source - 1), centre - lower
 
 
-def _mixed(values: Tensor, lower: Tensor, upper: Tensor, weight: Tensor, dim: int) -> Tensor:
+def _mixed(values: _Numbers, lower: _Positions, upper: _Positions, weight: _Numbers, axis: int) -> _Numbers:
     # products and sum are operations of their own: fused ones round differently where a vector register ends
-    low = values.index_select(dim, lower) * (1 - weight)
-    return low.add_(values.index_select(dim, upper) * weight)
+    low, high = values.take(lower, axis), values.take(upper, axis)
+    low *= 1 - weight
+    high *= weight
+    low += high
+    return low
