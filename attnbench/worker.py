@@ -36,7 +36,7 @@ from attnbench.measuring.memory import profile_memory
 from attnbench.models.build import build_segmentor
 from attnbench.prediction import expect_declared, memory_figures, predict, predicted_memory
 from attnbench.records import Trial
-from attnbench.training import fit
+from attnbench.training import Step, fit
 from attnbench.workload import Workload, build_workload
 from operators import checks
 
@@ -300,11 +300,11 @@ def _train_and_score(index: int, trial: Trial, options: WorkerOptions, send: Sen
     )
     told = 0.0
 
-    def tell(done: int, total: int, _: float) -> None:
+    def tell(step: Step) -> None:
         nonlocal told
-        if done == total or time.monotonic() - told > 0.5:
+        if step.iteration == step.iterations or time.monotonic() - told > 0.5:
             told = time.monotonic()
-            send(Message("progress", index, {"done": done, "total": total}))
+            send(Message("progress", index, {"done": step.iteration, "total": step.iterations}))
 
     started = time.perf_counter()
     loss = fit(

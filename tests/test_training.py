@@ -11,7 +11,16 @@ from attnbench.config import Network, Recipe
 from attnbench.data.loading import training_batches
 from attnbench.errors import UsageError
 from attnbench.models.build import build_segmentor
-from attnbench.training import build_optimizer, fit, loop, pixel_loss, poly_factor, repeatable, total_loss
+from attnbench.training import (
+    build_optimizer,
+    fit,
+    learning_rate,
+    loop,
+    pixel_loss,
+    poly_factor,
+    repeatable,
+    total_loss,
+)
 
 NETWORK = Network(slot_channels=8, head_channels=8, dropout=0.0)
 RECIPE = Recipe(iterations=4, batch_size=3, crop_size=(16, 24), learning_rate=0.01)
@@ -187,8 +196,13 @@ def test_layout_of_images_and_weights(channels_last):
 
 def test_progress_tells_each_loss():
     seen = []
-    losses, _ = trained(progress=lambda *told: seen.append(told))
-    assert seen == [(index + 1, 4, loss) for index, loss in enumerate(losses)]
+    losses, _ = trained(progress=seen.append)
+    assert [(step.iteration, step.iterations, step.loss) for step in seen] == [
+        (index + 1, 4, loss) for index, loss in enumerate(losses)
+    ]
+    rates = [learning_rate(RECIPE.learning_rate, iteration, RECIPE) for iteration in range(4)]
+    assert [step.learning_rate for step in seen] == rates
+    assert all(step.images == RECIPE.batch_size and 0 <= step.waited_s < step.step_s for step in seen)
 
 
 def test_batches_without_labels_train_nothing():
