@@ -22,7 +22,7 @@ import torch
 import operators
 from attnbench import records
 from attnbench.calibration import calibrate
-from attnbench.config import Accuracy, Experiment
+from attnbench.config import WHOLE, Accuracy, Experiment
 from attnbench.data import build_dataset, check_dataset
 from attnbench.environment import commit, environment_hash, fingerprint
 from attnbench.errors import UsageError
@@ -151,6 +151,8 @@ def _plan_accuracy(names: Sequence[str], device: str, experiment: Experiment) ->
             seed=seed,
             threads=max(1, cores() // jobs(accuracy, device)) if device == "cpu" else None,
             weights_hash=_file_hash(weights) if weights else None,
+            inference=None if accuracy.inference == WHOLE else accuracy.inference,
+            boundary=accuracy.boundary or None,
         )
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 
 import operators
-from attnbench.config import Cost
+from attnbench.config import WHOLE, Cost
 from attnbench.data import build_dataset
 from attnbench.environment import gpu_state
 from attnbench.errors import UsageError
@@ -317,7 +317,14 @@ def _train_and_score(index: int, trial: Trial, options: WorkerOptions, send: Sen
         progress=tell,
     )
     trained = time.perf_counter()
-    scores = evaluate(model, test, device=device, amp=trial.recipe.amp)
+    scores = evaluate(
+        model,
+        test,
+        device=device,
+        amp=trial.recipe.amp,
+        inference=trial.inference or WHOLE,
+        boundary=bool(trial.boundary),
+    )
     figures = {
         "params": count_params(model),
         "miou": scores.miou,
@@ -331,6 +338,7 @@ def _train_and_score(index: int, trial: Trial, options: WorkerOptions, send: Sen
         "train_images": len(train),
         "eval_images": len(test),
     }
+    figures |= scores.boundary_fields()
     radius = getattr(model.backbone, "receptive_field", None)
     if radius is not None and hasattr(test, "local_ceiling"):
         figures["local_ceiling"] = test.local_ceiling(radius // 2)

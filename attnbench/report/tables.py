@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from attnbench.report.cells import Cell, Column, Row, class_cell, mode_columns, number, percent, score_columns
+from attnbench.report.cells import (
+    Cell,
+    Column,
+    Row,
+    boundary_columns,
+    class_cell,
+    mode_columns,
+    number,
+    percent,
+    score_columns,
+)
 from attnbench.report.frames import Frame
 from attnbench.report.rows import MODES
 from attnbench.report.wording import (
@@ -108,6 +118,7 @@ def accuracy_table(frame: Frame) -> Table:
     columns = [
         Column("title", "Operator", "Operator", lambda row: Cell(label(row))),
         *score_columns(),
+        *boundary_columns(frame.table),
         number("params_network", "Params of the network (M)", "Params (M)", 1e6),
         number("train_s", "Training (s)", "Training (s)", 1.0, better=None),
     ]

@@ -101,9 +101,22 @@ def accuracy_title(accuracy: Mapping[str, Any]) -> str:
         )
     if accuracy.get("network.head") == "linear":
         parts.append("linear head")
+    if "inference.mode" in accuracy:
+        parts.append(_reading(accuracy))
     if "recipe.iterations" in accuracy:
         parts.append(f"{accuracy['recipe.iterations']} iterations of {accuracy.get('recipe.batch_size', '?')} images")
     return ", ".join([*parts, _DEVICES[accuracy["device"]]])
+
+
+def _reading(accuracy: Mapping[str, Any]) -> str:
+    """How images were read, where that is not whole and once."""
+    scales = accuracy["inference.scales"]
+    read = "whole"
+    if accuracy["inference.mode"] == "slide":
+        read = "in windows of " + "×".join(map(str, accuracy["inference.crop_size"]))
+    if scales != [1.0]:
+        read += " at scales " + ", ".join(f"{scale:g}" for scale in scales)
+    return "read " + read + (" and mirrored" if accuracy["inference.flip"] else "")
 
 
 def details(setting: Mapping[str, Any]) -> str:
