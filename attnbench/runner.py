@@ -24,6 +24,7 @@ from attnbench import records
 from attnbench.calibration import calibrate
 from attnbench.config import Accuracy, Experiment
 from attnbench.data import build_dataset, check_dataset
+from attnbench.data.features import expect_fitting
 from attnbench.environment import commit, environment_hash, fingerprint
 from attnbench.errors import UsageError
 from attnbench.models.build import build_operator
@@ -133,6 +134,7 @@ def _plan_cost(names: Sequence[str], device: str, experiment: Experiment) -> Ite
 def _plan_accuracy(names: Sequence[str], device: str, experiment: Experiment) -> Iterator[Trial]:
     accuracy = experiment.accuracy
     assert accuracy is not None
+    _expect_cachable(accuracy)
     weights = accuracy.network.backbone_weights
     for seed, name in itertools.product(accuracy.seeds, names):
         yield Trial(
@@ -147,11 +149,20 @@ def _plan_accuracy(names: Sequence[str], device: str, experiment: Experiment) ->
             train_split=accuracy.train_split,
             eval_split=accuracy.eval_split,
             freeze_backbone=accuracy.freeze_backbone,
+            cache_features=accuracy.cache_features or None,
             recipe=accuracy.recipe,
             seed=seed,
             threads=max(1, cores() // jobs(accuracy, device)) if device == "cpu" else None,
             weights_hash=_file_hash(weights) if weights else None,
         )
+
+
+def _expect_cachable(accuracy: Accuracy) -> None:
+    if not accuracy.cache_features:
+        return
+    if not accuracy.freeze_backbone:
+        raise UsageError("cache_features: expected a frozen backbone (freeze_backbone), got one that is trained")
+    expect_fitting(accuracy.recipe, accuracy.network.output_stride)
 
 
 def cores() -> int:

@@ -37,6 +37,7 @@ from attnbench.models.build import build_segmentor
 from attnbench.prediction import expect_declared, memory_figures, predict, predicted_memory
 from attnbench.records import Trial
 from attnbench.training import fit
+from attnbench.training.features import on_features
 from attnbench.workload import Workload, build_workload
 from operators import checks
 
@@ -300,24 +301,28 @@ def _train_and_score(index: int, trial: Trial, options: WorkerOptions, send: Sen
     )
     told = 0.0
 
-    def tell(done: int, total: int, _: float) -> None:
+    def tell(done: int, total: int, _: float = 0.0) -> None:
         nonlocal told
         if done == total or time.monotonic() - told > 0.5:
             told = time.monotonic()
             send(Message("progress", index, {"done": done, "total": total}))
 
+    learner: torch.nn.Module = model
+    seen, scored = train, test
+    if trial.cache_features:
+        learner, seen, scored = on_features(model, trial, train, test, tell)
     started = time.perf_counter()
     loss = fit(
-        model,
-        train,
+        learner,
+        seen,
         trial.recipe,
         seed=trial.seed,
         device=device,
-        freeze_backbone=bool(trial.freeze_backbone),
+        freeze_backbone=bool(trial.freeze_backbone and not trial.cache_features),
         progress=tell,
     )
     trained = time.perf_counter()
-    scores = evaluate(model, test, device=device, amp=trial.recipe.amp)
+    scores = evaluate(learner, scored, device=device, amp=trial.recipe.amp)
     figures = {
         "params": count_params(model),
         "miou": scores.miou,

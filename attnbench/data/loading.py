@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -53,6 +54,15 @@ class BatchOrder(Sampler[list[Place]]):
             yield [(iteration, slot, next(indices)) for slot in range(self.batch_size)]
 
 
+@runtime_checkable
+class Cropping(Protocol):
+    """A dataset that makes its own samples to train on, from places."""
+
+    def crops(self, recipe: Recipe, seed: int) -> Dataset[tuple[Tensor, Tensor]]:
+        """What the recipe makes of the places that it is asked for."""
+        ...
+
+
 class _Augmented(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, dataset: SegmentationDataset, augmentation: Augmentation) -> None:
         self.dataset = dataset
@@ -72,7 +82,7 @@ def training_batches(
     The batches depend on the seed alone, not on the number of workers; the global random state is left untouched.
 
     Args:
-        dataset: where the images come from.
+        dataset: where the images, or features of them, come from.
         recipe: batch size, iterations and augmentation.
         seed: seed of order and augmentation.
         num_workers: processes that load; 0 loads in this one.
@@ -81,6 +91,18 @@ def training_batches(
     Raises:
         UsageError: if the dataset is empty or the recipe does not fit it.
     """
+    order = BatchOrder(len(dataset), batch_size=recipe.batch_size, iterations=recipe.iterations, seed=seed)
+    return DataLoader(
+        dataset.crops(recipe, seed) if isinstance(dataset, Cropping) else _augmented(dataset, recipe, seed),
+        batch_sampler=order,
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _augmented(dataset: SegmentationDataset, recipe: Recipe, seed: int) -> _Augmented:
     augmentation = Augmentation(
         dataset.mean,
         dataset.std,
@@ -92,12 +114,4 @@ def training_batches(
         base_scale=recipe.base_scale,
         category_max_ratio=recipe.category_max_ratio,
     )
-    order = BatchOrder(len(dataset), batch_size=recipe.batch_size, iterations=recipe.iterations, seed=seed)
-    return DataLoader(
-        _Augmented(dataset, augmentation),
-        batch_sampler=order,
-        num_workers=num_workers,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    return _Augmented(dataset, augmentation)
