@@ -20,7 +20,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("output_stride", "multi_grid", "slot_channels", "head_channels"), _COUNT),
     **dict.fromkeys(("iterations", "batch_size", "accumulate", "base_scale"), _COUNT),
     **dict.fromkeys(("ohem_min_kept", "warmup_iterations"), (0, _LARGEST)),
-    **dict.fromkeys(("timeout", "scale_range"), _POSITIVE),
+    **dict.fromkeys(("timeout", "target_width", "scale_range"), _POSITIVE),
     **dict.fromkeys(("seconds_per_trial", "learning_rate", "head_learning_rate_factor", "weight_decay"), _FROM_ZERO),
     **dict.fromkeys(("power", "auxiliary_weight", "clip_gradient_norm"), _FROM_ZERO),
     **dict.fromkeys(("class_weights", "min_learning_rate", "bias_learning_rate_factor"), _FROM_ZERO),

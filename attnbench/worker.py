@@ -146,20 +146,22 @@ def _run_cost(trials: Sequence[Trial], cost: Cost, options: WorkerOptions, send:
     control = _control(trials, workloads)
     while workloads:
         flying = [-1]
+        keys = {index: CONTROL if workload is control else str(index) for index, workload in workloads.items()}
+        owners = {name: index for index, name in keys.items()}
 
-        def announce(name: str, flying: list[int] = flying) -> None:
-            if name.isdigit():
-                flying[0] = int(name)
+        def announce(name: str, flying: list[int] = flying, owners: dict[str, int] = owners) -> None:
+            flying[0] = owners.get(name, -1)
+            if flying[0] >= 0:
                 send(Message("begin", flying[0], {}))
 
-        keys = {index: CONTROL if workload is control else str(index) for index, workload in workloads.items()}
         steps = {keys[index]: workload.timed_step for index, workload in workloads.items()}
         try:
             samples = round_robin(
                 {**steps, CONTROL: control.timed_step},
                 control=CONTROL,
                 device=torch.device(trials[0].device),
-                budget_s=cost.seconds_per_trial * (len(steps) + 1),
+                seconds_per_step=cost.seconds_per_trial,
+                target_width=cost.target_width,
                 min_rounds=cost.min_rounds,
                 on_sample=announce,
             )

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from attnbench import processes
 from attnbench.cli import published
 from attnbench.cli.arguments import Parser, amount, console_of_width, integers, positive, share, size, sizes, words
 from attnbench.config import Experiment, load_preset, preset_names, updated
@@ -175,7 +176,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     experiment = _experiment(parsed)
     console = console_of_width()
 
-    from attnbench import runner, supervisor
+    if not (parsed.list or parsed.dry_run):
+        processes.warm_up()
+
+    from attnbench import runner
     from attnbench.cli import progress
 
     if parsed.list:
@@ -191,7 +195,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress.show_plan(console, experiment, trials, parsed.output)
         return 0
     earlier = _load_earlier(parsed.against)
-    supervisor.warm_up()
     lanes = runner.lanes(experiment, trials)
     shown = progress.follow(console, trials, runner.run(experiment, trials, parsed.output), began, lanes)
     code = 0

@@ -184,7 +184,7 @@ def _measure(saved: Saved, dataset: SegmentationDataset, device: str, seconds: f
         "peak_bytes": peak_bytes(steps["model"], torch.device(device)),
         "prepare_s": time.perf_counter() - clock,
     }
-    taken = round_robin(steps, control=_CONTROL, device=torch.device(device), budget_s=seconds)["model"]
+    taken = round_robin(steps, control=_CONTROL, device=torch.device(device), seconds_per_step=seconds)["model"]
     return {
         **figures,
         "samples_ms": list(taken.ms),
