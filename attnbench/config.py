@@ -197,6 +197,7 @@ class Accuracy:
         eval_split: split to score.
         seeds: one training run each.
         jobs: training runs at a time; 0 is one for each core on CPU, one on CUDA.
+        workers: processes that load data for each training run; 0 loads in the run's own. Results do not depend on it.
         freeze_backbone: whether only what stands behind the backbone is trained (a probe of its features).
         network: the network.
         recipe: the training recipe.
@@ -210,6 +211,7 @@ class Accuracy:
     eval_split: str = "val"
     seeds: tuple[int, ...] = (0,)
     jobs: int = 0
+    workers: int = 0
     freeze_backbone: bool = False
     network: Network = field(default_factory=Network)
     recipe: Recipe = field(default_factory=Recipe)

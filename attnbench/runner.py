@@ -12,7 +12,7 @@ import functools
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,8 +185,22 @@ def _fit_channels(trial: Trial) -> None:
         _build_meta(trial.operator, channels)
 
 
-def run(experiment: Experiment, trials: Sequence[Trial], folder: Path) -> Iterator[Event]:
+def run(
+    experiment: Experiment,
+    trials: Sequence[Trial],
+    folder: Path,
+    *,
+    tensorboard: bool = False,
+    checking: Checking | None = None,
+) -> Iterator[Event]:
     """Runs what has no record in `folder` yet, and writes a record for every trial that ends.
+
+    Args:
+        experiment: what was asked for.
+        trials: its plan, or a part of it.
+        folder: where records go.
+        tensorboard: whether training runs write TensorBoard's events, each in a folder of its own in `tensorboard/`.
+        checking: called with the name of a split, the files of it that were checked, and their number.
 
     Raises:
         UsageError: if the folder cannot be written, or the data needs mending; what was measured is kept.
@@ -206,13 +220,20 @@ def run(experiment: Experiment, trials: Sequence[Trial], folder: Path) -> Iterat
             yield Event("present", trial, record)
     if not missing:
         return
-    data_root = _check_data(experiment.accuracy)
+    data_root = _check_data(experiment.accuracy, checking)
     conforming: set[str] = set()
     with RecordWriter(folder) as writer:
         writer.write_environment(environment, key)
         _calibrate(experiment, missing, folder, key)
         for block in blocks(missing):
-            options = WorkerOptions(experiment.operator_files, frozenset(conforming), data_root, block[0].threads)
+            options = WorkerOptions(
+                experiment.operator_files,
+                frozenset(conforming),
+                data_root,
+                block[0].threads,
+                loaders=experiment.accuracy.workers if experiment.accuracy and block[0].task == "accuracy" else 0,
+                tensorboard=str(folder / "tensorboard") if tensorboard else None,
+            )
             for event in run_lanes(block, _limits(block[0], experiment), options):
                 if event.kind != "finished":
                     yield event
@@ -233,7 +254,11 @@ def _calibrate(experiment: Experiment, missing: Sequence[Trial], folder: Path, e
         calibrate(folder, environment, missing[0].device, dtypes, min(experiment.cost.seconds_per_trial, 1.0))
 
 
-def _check_data(accuracy: Accuracy | None) -> str | None:
+Checking = Callable[[str, int, int], None]
+"""Called with the name of a split, the pairs of files of it that were checked, and their number."""
+
+
+def _check_data(accuracy: Accuracy | None, checking: Checking | None) -> str | None:
     """Folder of the dataset; raises a `UsageError` now, before anything has run, if it is not what was expected."""
     if accuracy is None:
         return None
@@ -241,7 +266,9 @@ def _check_data(accuracy: Accuracy | None) -> str | None:
     if accuracy.dataset != "context":
         root = root or os.environ.get("ATTNBENCH_DATA")
         for split in (accuracy.train_split, accuracy.eval_split):
-            check_dataset(build_dataset(accuracy.dataset, split=split, root=root, image_size=accuracy.image_size))
+            dataset = build_dataset(accuracy.dataset, split=split, root=root, image_size=accuracy.image_size)
+            told = functools.partial(checking, f"{dataset.name}, {split}") if checking else None
+            check_dataset(dataset, told)
     return root
 
 
