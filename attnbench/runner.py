@@ -21,11 +21,13 @@ import torch
 import operators
 from attnbench import records
 from attnbench.calibration import calibrate
-from attnbench.config import Accuracy, Cost, Experiment
+from attnbench.config import Accuracy, Cost, Experiment, Network
 from attnbench.data import build_dataset, check_dataset
 from attnbench.environment import commit, environment_hash, fingerprint
 from attnbench.errors import UsageError
+from attnbench.models.backbone import build_backbone
 from attnbench.models.build import build_operator
+from attnbench.models.weights import read_weights
 from attnbench.ranges import check_ranges
 from attnbench.records import PROTOCOL, Record, RecordWriter, Trial
 from attnbench.supervisor import Event, Limits, run_lanes
@@ -73,6 +75,8 @@ def plan(experiment: Experiment) -> list[Trial]:
         raise UsageError("experiment: expected cost or accuracy to measure, got neither")
     for trial in trials:
         _fit_channels(trial)
+        if trial.network is not None:
+            _fit_weights(trial.network)
     return trials
 
 
@@ -183,6 +187,15 @@ def _fit_channels(trial: Trial) -> None:
     channels = trial.channels or (trial.network.slot_channels if trial.network else None)
     if channels is not None:
         _build_meta(trial.operator, channels)
+
+
+@functools.cache
+def _fit_weights(network: Network) -> None:
+    """Raises a `UsageError` now if the file of backbone weights is torn, or of another backbone."""
+    if network.backbone_weights is not None:
+        with torch.device("meta"):
+            backbone = build_backbone(dataclasses.replace(network, backbone_weights=None))
+        read_weights(backbone, network.backbone_weights)
 
 
 def run(

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def expect_tensorboard() -> None:
     """Raises a `UsageError` where events cannot be written, without importing what writes them."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise UsageError("--tensorboard: expected the package tensorboard (pip install tensorboard), got none")
+        raise UsageError(
+            "--tensorboard: expected the package tensorboard, got none: pip install 'attnbench[tensorboard]'"
+        )
 
 
 class Events:
