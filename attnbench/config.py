@@ -200,6 +200,7 @@ class Accuracy:
         eval_split: split to score.
         seeds: one training run each.
         jobs: training runs at a time; 0 is one for each core on CPU, one on CUDA.
+        workers: processes that load data for each training run; 0 loads in the run's own. Results do not depend on it.
         freeze_backbone: whether only what stands behind the backbone is trained (a probe of its features).
         cache_features: whether a frozen backbone's features are computed once and kept on disk.
         network: the network.
@@ -214,6 +215,7 @@ class Accuracy:
     eval_split: str = "val"
     seeds: tuple[int, ...] = (0,)
     jobs: int = 0
+    workers: int = 0
     freeze_backbone: bool = False
     cache_features: bool = False
     network: Network = field(default_factory=Network)

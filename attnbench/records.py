@@ -122,6 +122,13 @@ class Trial:
         return fields
 
     @property
+    def folder_name(self) -> str:
+        """Name of a folder for what one training run leaves, as a person would call it."""
+        parts = [self.operator, *([self.implementation] if self.implementation != "reference" else [])]
+        parts += [self.dataset or "", *(["frozen"] if self.freeze_backbone else []), f"seed{self.seed}"]
+        return "-".join(parts)
+
+    @property
     def label(self) -> str:
         """Operator and implementation as shown to a person."""
         return self.operator if self.implementation == "reference" else f"{self.operator} ({self.implementation})"

@@ -79,6 +79,8 @@ def accuracy_row(trials: Sequence[Record]) -> dict[str, Any]:
     row["params_network"] = scored[0]["params"] if scored else None
     for name in ("train_s", "eval_s"):
         row[name] = _mean_std([trial[name] for trial in scored])[0]
+    for name in ("train_images_per_s", "data_wait_share"):
+        row[name] = _mean_std([trial[name] for trial in scored if name in trial])[0]
     row["train_images"] = scored[0].get("train_images") if scored else None
     row["eval_images"] = scored[0].get("eval_images") if scored else None
     row["source_accuracy"] = trials[0]["source"]

@@ -242,4 +242,12 @@ def _accuracy_notes(frame: Frame) -> list[str]:
         if row["failed_seeds"] and row["accuracy_of"] == row["implementation"]:
             status = f"{int(row['failed_seeds'])} training run(s) failed"
             notes.append(f"{label(row)}: {status}: {row['reason_accuracy']}.")
-    return distinct(notes)
+    return distinct([*notes, *_waiting_notes(rows)])
+
+
+def _waiting_notes(rows: Sequence[Row]) -> list[str]:
+    shares = [float(row["data_wait_share"]) for row in rows if present(row.get("data_wait_share"))]
+    if not shares:
+        return []
+    mean, most = (f"{100 * share:.1f} %" for share in (sum(shares) / len(shares), max(shares)))
+    return [f"Training waited for data {mean} of its time, at most {most} (mean over operators, and the largest)."]
