@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -66,6 +66,15 @@ class BatchOrder(Sampler[list[Place]]):
             yield [places[slot] for slot in self.slots]
 
 
+@runtime_checkable
+class Cropping(Protocol):
+    """A dataset that makes its own samples to train on, from places."""
+
+    def crops(self, recipe: Recipe, seed: int) -> Dataset[tuple[Tensor, Tensor]]:
+        """What the recipe makes of the places that it is asked for."""
+        ...
+
+
 class _Fault:
     """What went wrong in a process that loads, in place of its batch."""
 
@@ -89,7 +98,7 @@ class _Augmented(Dataset[tuple[Tensor, Tensor]]):
 class _LoadedBatch(Dataset[Batch | _Fault]):
     """Whole batches: what a `DataLoader` without batching of its own is given."""
 
-    def __init__(self, samples: _Augmented) -> None:
+    def __init__(self, samples: Dataset[Batch]) -> None:
         self.samples = samples
 
     def __getitem__(self, places: list[Place]) -> Batch | _Fault:
@@ -136,7 +145,7 @@ def training_batches(
     The batches depend on the seed alone, not on the number of workers; the global random state is left untouched.
 
     Args:
-        dataset: where the images come from.
+        dataset: where the images, or features of them, come from.
         recipe: batch size, iterations and augmentation.
         seed: seed of order and augmentation.
         num_workers: processes that load; 0 loads in this one.
@@ -148,17 +157,6 @@ def training_batches(
     Raises:
         UsageError: if the dataset is empty or the recipe does not fit it.
     """
-    augmentation = Augmentation(
-        dataset.mean,
-        dataset.std,
-        seed=seed,
-        crop_size=recipe.crop_size,
-        scale_range=recipe.scale_range,
-        flip=recipe.flip,
-        photometric=recipe.photometric,
-        base_scale=recipe.base_scale,
-        category_max_ratio=recipe.category_max_ratio,
-    )
     order = BatchOrder(
         len(dataset),
         batch_size=recipe.batch_size,
@@ -171,8 +169,9 @@ def training_batches(
         dataset.keep()
     # forked processes share the memory that decoded images are kept in, and start at once
     forks = "fork" in multiprocessing.get_all_start_methods()
+    samples = dataset.crops(recipe, seed) if isinstance(dataset, Cropping) else _augmented(dataset, recipe, seed)
     loader: DataLoader[Batch | _Fault] = DataLoader(
-        _LoadedBatch(_Augmented(dataset, augmentation)),
+        _LoadedBatch(samples),
         sampler=order,
         batch_size=None,
         collate_fn=_as_it_is,
@@ -182,3 +181,18 @@ def training_batches(
         generator=torch.Generator().manual_seed(seed),
     )
     return Batches(loader)
+
+
+def _augmented(dataset: SegmentationDataset, recipe: Recipe, seed: int) -> _Augmented:
+    augmentation = Augmentation(
+        dataset.mean,
+        dataset.std,
+        seed=seed,
+        crop_size=recipe.crop_size,
+        scale_range=recipe.scale_range,
+        flip=recipe.flip,
+        photometric=recipe.photometric,
+        base_scale=recipe.base_scale,
+        category_max_ratio=recipe.category_max_ratio,
+    )
+    return _Augmented(dataset, augmentation)
