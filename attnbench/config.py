@@ -27,6 +27,7 @@ Backbone = Literal["small", "resnet18", "resnet34", "resnet50", "resnet101"]
 Stem = Literal["7x7", "32-32-64", "64-64-128"]
 Amp = Literal["off", "bfloat16", "float16"]
 Head = Literal["slot", "linear"]
+BatchNorm = Literal["shared", "process", "frozen"]
 Kernel = Literal[1, 3]
 
 ClassBalance = Literal["none", "median_frequency", "enet"]
@@ -76,6 +77,8 @@ class Recipe:
         batch_norm_momentum: momentum of every batch normalisation; none leaves what the layers have.
         accumulate: micro-batches that a step's `batch_size` images are cut into.
         compile: whether `torch.compile` compiles the model for training.
+        batch_norm: what batch normalisation takes its statistics from in training: the images of all processes
+            (`"shared"`), of each process alone (`"process"`), or its running statistics, which then stay (`"frozen"`).
     """
 
     optimizer: Optimizer = "adamw"
@@ -108,6 +111,7 @@ class Recipe:
     batch_norm_momentum: float | None = field(default=None, metadata=LATER)
     accumulate: int = field(default=1, metadata=LATER)
     compile: bool = field(default=False, metadata=LATER)
+    batch_norm: BatchNorm = field(default="shared", metadata=LATER)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from attnbench.config import Amp
 from attnbench.data.base import SegmentationDataset
 from attnbench.data.transforms import collate, normalise
 from attnbench.errors import UsageError
-from attnbench.metrics import ConfusionMatrix, Scores
+from attnbench.metrics import ConfusionMatrix, Scores, scores_of
 from attnbench.training import autocast
 
 
@@ -23,6 +23,7 @@ def evaluate(
     batch_size: int = 8,
     amp: Amp = "off",
     progress: Callable[[int, int], None] | None = None,
+    add_up: Callable[[Tensor], Tensor] = lambda counts: counts,
 ) -> Scores:
     """Scores over all labelled pixels of `dataset`, without resizing, cropping or mirroring.
 
@@ -35,6 +36,7 @@ def evaluate(
         batch_size: largest number of images in a batch.
         amp: autocast precision of the forward pass.
         progress: called with the number of images done and their total.
+        add_up: adds the counts of this dataset to those of the parts that other processes score.
 
     Raises:
         UsageError: if the dataset is empty, or the precision does not exist on the device.
@@ -60,7 +62,7 @@ def evaluate(
     finally:
         for module, training in flags:
             module.training = training
-    return matrix.scores()
+    return scores_of(add_up(matrix.counts))
 
 
 def _batches(dataset: SegmentationDataset, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -79,6 +79,7 @@ class Trial:
         seed: seed of the training run.
         threads: threads of torch in the training run, on CPU.
         weights_hash: hash of the file of backbone weights.
+        processes: processes that trained together, where there were several.
         predicted: true where the figures are predicted, and nothing is run.
     """
 
@@ -109,6 +110,7 @@ class Trial:
     seed: int | None = None
     threads: int | None = None
     weights_hash: str | None = None
+    processes: int | None = None
     predicted: bool | None = None
 
     def fields(self) -> Record:

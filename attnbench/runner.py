@@ -255,7 +255,7 @@ def run(
             yield Event("present", trial, record)
     if not missing:
         return
-    data_root = _check_data(experiment.accuracy, checking)
+    data_root = check_data(experiment.accuracy, checking)
     conforming: set[str] = set()
     with RecordWriter(folder) as writer:
         writer.write_environment(environment, key)
@@ -293,7 +293,7 @@ Checking = Callable[[str, int, int], None]
 """Called with the name of a split, the pairs of files of it that were checked, and their number."""
 
 
-def _check_data(accuracy: Accuracy | None, checking: Checking | None) -> str | None:
+def check_data(accuracy: Accuracy | None, checking: Checking | None = None) -> str | None:
     """Folder of the dataset; raises a `UsageError` now, before anything has run, if it is not what was expected."""
     if accuracy is None:
         return None

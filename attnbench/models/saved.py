@@ -15,6 +15,7 @@ from torch import nn
 from attnbench.config import Network, from_mapping
 from attnbench.errors import UsageError
 from attnbench.models.build import build_segmentor
+from attnbench.models.exported import SUFFIX, load_segmentor
 from attnbench.models.heads import DecodeHead
 from attnbench.models.mmseg.checkpoint import Checkpoint, read_checkpoint
 from attnbench.models.mmseg.heads import DualHead
@@ -79,16 +80,24 @@ def save_checkpoint(
 
 
 def load_any(path: str | Path) -> Saved:
-    """The network in the file `path`, ours or mmsegmentation's; no code from the file runs.
+    """The network in the file `path`, ours (`*.safetensors` or not) or mmsegmentation's; no code from the file runs.
 
     Raises:
         UsageError: if the file cannot be read, or the network in it is not supported or not complete.
     """
+    if str(path).endswith(SUFFIX):
+        return _exported(path)
     checkpoint = read_checkpoint(path)
     built = checkpoint.meta.get(_FORMAT)
     if built is None:
         return _theirs(from_checkpoint(checkpoint))
     return _ours(checkpoint, built, str(path))
+
+
+def _exported(path: str | Path) -> Saved:
+    model, metadata = load_segmentor(path)
+    described = (metadata.operator, metadata.network, len(metadata.classes))
+    return Saved(model, *described, metadata.implementation, metadata.settings)
 
 
 def _ours(checkpoint: Checkpoint, built: Any, path: str) -> Saved:

@@ -45,6 +45,7 @@ _ACCURACY = (
     "cache_features",
     "weights_hash",
     "threads",
+    "processes",
 )
 _LEVELS = ("operator", "core", "head", "network")
 _PATH = "network.backbone_weights"
