@@ -27,6 +27,8 @@ Backbone = Literal["small", "resnet18", "resnet34", "resnet50", "resnet101"]
 Stem = Literal["7x7", "32-32-64", "64-64-128"]
 Amp = Literal["off", "bfloat16", "float16"]
 Head = Literal["slot", "linear"]
+BatchNorm = Literal["shared", "process", "frozen"]
+Kernel = Literal[1, 3]
 
 ClassBalance = Literal["none", "median_frequency", "enet"]
 Reading = Literal["whole", "slide"]
@@ -76,6 +78,8 @@ class Recipe:
         batch_norm_momentum: momentum of every batch normalisation; none leaves what the layers have.
         accumulate: micro-batches that a step's `batch_size` images are cut into.
         compile: whether `torch.compile` compiles the model for training.
+        batch_norm: what batch normalisation takes its statistics from in training: the images of all processes
+            (`"shared"`), of each process alone (`"process"`), or its running statistics, which then stay (`"frozen"`).
     """
 
     optimizer: Optimizer = "adamw"
@@ -108,6 +112,7 @@ class Recipe:
     batch_norm_momentum: float | None = field(default=None, metadata=LATER)
     accumulate: int = field(default=1, metadata=LATER)
     compile: bool = field(default=False, metadata=LATER)
+    batch_norm: BatchNorm = field(default="shared", metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ class Network:
             alone.
         slot_channels: channels `C` of the operator's slot.
         head_channels: channels behind the slot (the bottleneck in front of the classifier).
+        reduction_kernel: 1 or 3, kernel of the convolution in front of the slot.
         concat_input: whether the head concatenates its input before the bottleneck's output, as mmsegmentation does.
         dropout: rate in front of the classifier.
     """
@@ -139,6 +145,7 @@ class Network:
     head: Head = "slot"
     slot_channels: int = 64
     head_channels: int = 64
+    reduction_kernel: Kernel = field(default=3, metadata=LATER)
     concat_input: bool = False
     dropout: float = 0.1
 
@@ -221,7 +228,9 @@ class Accuracy:
         eval_split: split to score.
         seeds: one training run each.
         jobs: training runs at a time; 0 is one for each core on CPU, one on CUDA.
+        workers: processes that load data for each training run; 0 loads in the run's own. Results do not depend on it.
         freeze_backbone: whether only what stands behind the backbone is trained (a probe of its features).
+        cache_features: whether a frozen backbone's features are computed once and kept on disk.
         network: the network.
         recipe: the training recipe.
         inference: how images are read when the network is scored.
@@ -236,7 +245,9 @@ class Accuracy:
     eval_split: str = "val"
     seeds: tuple[int, ...] = (0,)
     jobs: int = 0
+    workers: int = 0
     freeze_backbone: bool = False
+    cache_features: bool = False
     network: Network = field(default_factory=Network)
     recipe: Recipe = field(default_factory=Recipe)
     inference: Inference = field(default_factory=Inference)

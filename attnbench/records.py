@@ -74,10 +74,12 @@ class Trial:
         train_split: split that is trained on.
         eval_split: split that is scored.
         freeze_backbone: whether the backbone stays as it is.
+        cache_features: true where the backbone's features are computed once, of whole images.
         recipe: the training recipe.
         seed: seed of the training run.
         threads: threads of torch in the training run, on CPU.
         weights_hash: hash of the file of backbone weights.
+        processes: processes that trained together, where there were several.
         predicted: true where the figures are predicted, and nothing is run.
         inference: how images were read, where that is not whole and once.
         boundary: true where the boundary F-score was computed.
@@ -105,10 +107,12 @@ class Trial:
     train_split: str | None = None
     eval_split: str | None = None
     freeze_backbone: bool | None = None
+    cache_features: bool | None = None
     recipe: Recipe | None = None
     seed: int | None = None
     threads: int | None = None
     weights_hash: str | None = None
+    processes: int | None = None
     predicted: bool | None = None
     inference: Inference | None = None
     boundary: bool | None = None
@@ -122,6 +126,13 @@ class Trial:
         if "network.backbone_weights" in fields:
             fields["network.backbone_weights"] = Path(fields["network.backbone_weights"]).name
         return fields
+
+    @property
+    def folder_name(self) -> str:
+        """Name of a folder for what one training run leaves, as a person would call it."""
+        parts = [self.operator, *([self.implementation] if self.implementation != "reference" else [])]
+        parts += [self.dataset or "", *(["frozen"] if self.freeze_backbone else []), f"seed{self.seed}"]
+        return "-".join(parts)
 
     @property
     def label(self) -> str:

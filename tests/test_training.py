@@ -15,10 +15,10 @@ from attnbench.training import (
     build_optimizer,
     fit,
     learning_rate,
-    loop,
     pixel_loss,
     poly_factor,
     repeatable,
+    step,
     total_loss,
 )
 
@@ -234,7 +234,7 @@ def test_every_group_follows_the_schedule(monkeypatch):
         optimizers.append(build_optimizer(model, recipe))
         return optimizers[-1]
 
-    monkeypatch.setattr(loop, "build_optimizer", build)
+    monkeypatch.setattr(step, "build_optimizer", build)
     recipe = replace(RECIPE, head_learning_rate_factor=10.0, power=0.9, iterations=5)
     trained(recipe=recipe, progress=lambda *_: rates.append([group["lr"] for group in optimizers[0].param_groups]))
     for iteration, rate in enumerate(rates):

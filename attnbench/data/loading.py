@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -32,31 +32,47 @@ class BatchOrder(Sampler[list[Place]]):
         batch_size: images in a batch.
         iterations: number of batches.
         seed: seed of the permutations.
+        slots: places of each batch that are wanted; none wants all of them.
+        start: iteration to begin at.
 
     Raises:
         UsageError: if there is no image, or the batch is empty.
     """
 
-    def __init__(self, length: int, *, batch_size: int, iterations: int, seed: int) -> None:
+    def __init__(
+        self, length: int, *, batch_size: int, iterations: int, seed: int, slots: range | None = None, start: int = 0
+    ) -> None:
         if length < 1:
             raise UsageError("dataset: expected at least one image to train on, got none")
         if batch_size < 1:
             raise UsageError(f"batch_size: expected at least 1, got {batch_size}")
         self.length, self.batch_size, self.iterations, self.seed = length, batch_size, iterations, seed
+        self.slots, self.start = range(batch_size) if slots is None else slots, start
 
     def __len__(self) -> int:
-        return self.iterations
+        return self.iterations - self.start
 
     def _indices(self) -> Iterator[int]:
-        epoch = 0
+        """Images of all slots from the first wanted iteration on."""
+        epoch, seen = divmod(self.start * self.batch_size, self.length)
         while True:
-            yield from np.random.default_rng((self.seed, epoch)).permutation(self.length).tolist()
-            epoch += 1
+            yield from np.random.default_rng((self.seed, epoch)).permutation(self.length).tolist()[seen:]
+            epoch, seen = epoch + 1, 0
 
     def __iter__(self) -> Iterator[list[Place]]:
         indices = self._indices()
-        for iteration in range(self.iterations):
-            yield [(iteration, slot, next(indices)) for slot in range(self.batch_size)]
+        for iteration in range(self.start, self.iterations):
+            places = [(iteration, slot, next(indices)) for slot in range(self.batch_size)]
+            yield [places[slot] for slot in self.slots]
+
+
+@runtime_checkable
+class Cropping(Protocol):
+    """A dataset that makes its own samples to train on, from places."""
+
+    def crops(self, recipe: Recipe, seed: int) -> Dataset[tuple[Tensor, Tensor]]:
+        """What the recipe makes of the places that it is asked for."""
+        ...
 
 
 class _Fault:
@@ -82,7 +98,7 @@ class _Augmented(Dataset[tuple[Tensor, Tensor]]):
 class _LoadedBatch(Dataset[Batch | _Fault]):
     """Whole batches: what a `DataLoader` without batching of its own is given."""
 
-    def __init__(self, samples: _Augmented) -> None:
+    def __init__(self, samples: Dataset[Batch]) -> None:
         self.samples = samples
 
     def __getitem__(self, places: list[Place]) -> Batch | _Fault:
@@ -115,22 +131,59 @@ class Batches:
 
 
 def training_batches(
-    dataset: SegmentationDataset, recipe: Recipe, *, seed: int, num_workers: int = 0, pin_memory: bool = False
+    dataset: SegmentationDataset,
+    recipe: Recipe,
+    *,
+    seed: int,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    slots: range | None = None,
+    start: int = 0,
 ) -> Batches:
     """`recipe.iterations` batches of images float32 `(B, 3, H, W)` and targets int64 `(B, H, W)`.
 
     The batches depend on the seed alone, not on the number of workers; the global random state is left untouched.
 
     Args:
-        dataset: where the images come from.
+        dataset: where the images, or features of them, come from.
         recipe: batch size, iterations and augmentation.
         seed: seed of order and augmentation.
         num_workers: processes that load; 0 loads in this one.
         pin_memory: whether batches are copied to page-locked memory.
+        slots: places of each batch that are wanted, each with the image and the augmentation that it has in the whole
+            batch; none wants all of them.
+        start: iteration to begin at.
 
     Raises:
         UsageError: if the dataset is empty or the recipe does not fit it.
     """
+    order = BatchOrder(
+        len(dataset),
+        batch_size=recipe.batch_size,
+        iterations=recipe.iterations,
+        seed=seed,
+        slots=slots,
+        start=start,
+    )
+    if num_workers and isinstance(dataset, FileDataset):
+        dataset.keep()
+    # forked processes share the memory that decoded images are kept in, and start at once
+    forks = "fork" in multiprocessing.get_all_start_methods()
+    samples = dataset.crops(recipe, seed) if isinstance(dataset, Cropping) else _augmented(dataset, recipe, seed)
+    loader: DataLoader[Batch | _Fault] = DataLoader(
+        _LoadedBatch(samples),
+        sampler=order,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        multiprocessing_context="fork" if num_workers and forks else None,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return Batches(loader)
+
+
+def _augmented(dataset: SegmentationDataset, recipe: Recipe, seed: int) -> _Augmented:
     augmentation = Augmentation(
         dataset.mean,
         dataset.std,
@@ -142,19 +195,4 @@ def training_batches(
         base_scale=recipe.base_scale,
         category_max_ratio=recipe.category_max_ratio,
     )
-    order = BatchOrder(len(dataset), batch_size=recipe.batch_size, iterations=recipe.iterations, seed=seed)
-    if num_workers and isinstance(dataset, FileDataset):
-        dataset.keep()
-    # forked processes share the memory that decoded images are kept in, and start at once
-    forks = "fork" in multiprocessing.get_all_start_methods()
-    loader: DataLoader[Batch | _Fault] = DataLoader(
-        _LoadedBatch(_Augmented(dataset, augmentation)),
-        sampler=order,
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=num_workers,
-        multiprocessing_context="fork" if num_workers and forks else None,
-        pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    return Batches(loader)
+    return _Augmented(dataset, augmentation)

@@ -42,8 +42,10 @@ _ACCURACY = (
     "train_split",
     "eval_split",
     "freeze_backbone",
+    "cache_features",
     "weights_hash",
     "threads",
+    "processes",
 )
 _LEVELS = ("operator", "core", "head", "network")
 _PATH = "network.backbone_weights"

@@ -96,9 +96,7 @@ def accuracy_title(accuracy: Mapping[str, Any]) -> str:
     if "image_size" in accuracy:
         parts.append("×".join(map(str, accuracy["image_size"])) + " images")
     if "network.backbone" in accuracy:
-        parts.append(
-            f"{accuracy['network.backbone']} backbone" + (" (frozen)" if accuracy.get("freeze_backbone") else "")
-        )
+        parts.append(f"{accuracy['network.backbone']} backbone{_frozen(accuracy)}")
     if accuracy.get("network.head") == "linear":
         parts.append("linear head")
     if "inference.mode" in accuracy:
@@ -117,6 +115,12 @@ def _reading(accuracy: Mapping[str, Any]) -> str:
     if scales != [1.0]:
         read += " at scales " + ", ".join(f"{scale:g}" for scale in scales)
     return "read " + read + (" and mirrored" if accuracy["inference.flip"] else "")
+
+
+def _frozen(accuracy: Mapping[str, Any]) -> str:
+    if not accuracy.get("freeze_backbone"):
+        return ""
+    return " (frozen, features cached)" if accuracy.get("cache_features") else " (frozen)"
 
 
 def details(setting: Mapping[str, Any]) -> str:
