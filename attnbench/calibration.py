@@ -8,9 +8,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from attnbench import processes
 from attnbench.machine import Machine, read_machine, write_machine
 from attnbench.measuring.roofline import measure_machine
-from attnbench.supervisor import processes
 
 _PATIENCE = 120.0
 """Seconds that the process may take to start and to measure; it needs a few."""
@@ -43,8 +43,8 @@ def calibrate(folder: Path, environment: str, device: str, dtypes: Sequence[str]
 
 def _measure_apart(device: str, dtypes: Sequence[str], seconds: float) -> dict[str, Any]:
     """`measure_machine` in a process that takes its memory and its device with it when it ends."""
-    ours, theirs = processes().Pipe(duplex=False)
-    process = processes().Process(target=_measure, args=(theirs, device, tuple(dtypes), seconds), daemon=True)
+    ours, theirs = processes.context().Pipe(duplex=False)
+    process = processes.context().Process(target=_measure, args=(theirs, device, tuple(dtypes), seconds), daemon=True)
     process.start()
     theirs.close()
     why = f"no answer within {_PATIENCE:g} s"

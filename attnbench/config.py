@@ -27,6 +27,7 @@ Backbone = Literal["small", "resnet18", "resnet34", "resnet50", "resnet101"]
 Stem = Literal["7x7", "32-32-64", "64-64-128"]
 Amp = Literal["off", "bfloat16", "float16"]
 Head = Literal["slot", "linear"]
+Kernel = Literal[1, 3]
 
 ClassBalance = Literal["none", "median_frequency", "enet"]
 
@@ -125,6 +126,7 @@ class Network:
             alone.
         slot_channels: channels `C` of the operator's slot.
         head_channels: channels behind the slot (the bottleneck in front of the classifier).
+        reduction_kernel: 1 or 3, kernel of the convolution in front of the slot.
         concat_input: whether the head concatenates its input before the bottleneck's output, as mmsegmentation does.
         dropout: rate in front of the classifier.
     """
@@ -138,6 +140,7 @@ class Network:
     head: Head = "slot"
     slot_channels: int = 64
     head_channels: int = 64
+    reduction_kernel: Kernel = field(default=3, metadata=LATER)
     concat_input: bool = False
     dropout: float = 0.1
 
@@ -199,6 +202,7 @@ class Accuracy:
         jobs: training runs at a time; 0 is one for each core on CPU, one on CUDA.
         workers: processes that load data for each training run; 0 loads in the run's own. Results do not depend on it.
         freeze_backbone: whether only what stands behind the backbone is trained (a probe of its features).
+        cache_features: whether a frozen backbone's features are computed once and kept on disk.
         network: the network.
         recipe: the training recipe.
         timeout: seconds without progress after which a run is given up.
@@ -213,6 +217,7 @@ class Accuracy:
     jobs: int = 0
     workers: int = 0
     freeze_backbone: bool = False
+    cache_features: bool = False
     network: Network = field(default_factory=Network)
     recipe: Recipe = field(default_factory=Recipe)
     timeout: float = 600.0
@@ -227,6 +232,7 @@ class Experiment:
         operators: names in the registry; `("all",)` for every one.
         operator_files: `path/to/file.py:Class` of further operators, compared beside the others.
         device: `"auto"`, `"cpu"` or `"cuda"`.
+        settings: for each operator that is to differ from its defaults, its hyper-parameters.
         cost: what to measure; none measures no cost.
         accuracy: what to train; none trains nothing.
     """
@@ -235,6 +241,7 @@ class Experiment:
     operators: tuple[str, ...] = ("all",)
     operator_files: tuple[str, ...] = ()
     device: str = "auto"
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     cost: Cost | None = field(default_factory=Cost)
     accuracy: Accuracy | None = field(default_factory=Accuracy)
 
@@ -318,6 +325,12 @@ def _convert(hint: Any, value: Any, default: Any, where: str) -> Any:
         if len(value) != len(arguments):
             raise UsageError(f"{where}: expected {len(arguments)} values, got {value!r}")
         return tuple(_convert(item_hint, item, None, where) for item_hint, item in zip(arguments, value, strict=True))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{where}: expected a table, got {value!r}")
+        return {key: _convert(arguments[1], item, None, f"{where}, {key}") for key, item in value.items()}
+    if hint is Any:
+        return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

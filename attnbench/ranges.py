@@ -73,8 +73,14 @@ def check_recipe(recipe: Recipe) -> None:
         raise UsageError(
             f"class_weights: expected none beside class_balance {recipe.class_balance!r}, got {recipe.class_weights}"
         )
-    if recipe.category_max_ratio < 1 and recipe.crop_size is None:
-        raise UsageError("crop_size: expected a size where category_max_ratio chooses among crops, got none")
+    cut = {
+        "base_scale": recipe.base_scale is not None,
+        "scale_range": recipe.scale_range != (1.0, 1.0),
+        "category_max_ratio": recipe.category_max_ratio < 1,
+    }
+    if recipe.crop_size is None and any(cut.values()):
+        name = next(name for name, given in cut.items() if given)
+        raise UsageError(f"crop_size: expected a size where {name} is {getattr(recipe, name)}, got none")
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, float]]:

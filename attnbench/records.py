@@ -74,6 +74,7 @@ class Trial:
         train_split: split that is trained on.
         eval_split: split that is scored.
         freeze_backbone: whether the backbone stays as it is.
+        cache_features: true where the backbone's features are computed once, of whole images.
         recipe: the training recipe.
         seed: seed of the training run.
         threads: threads of torch in the training run, on CPU.
@@ -103,6 +104,7 @@ class Trial:
     train_split: str | None = None
     eval_split: str | None = None
     freeze_backbone: bool | None = None
+    cache_features: bool | None = None
     recipe: Recipe | None = None
     seed: int | None = None
     threads: int | None = None

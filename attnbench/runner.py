@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,8 +22,9 @@ import torch
 import operators
 from attnbench import records
 from attnbench.calibration import calibrate
-from attnbench.config import Accuracy, Cost, Experiment, Network
+from attnbench.config import Accuracy, Experiment, Network
 from attnbench.data import build_dataset, check_dataset
+from attnbench.data.features import expect_fitting
 from attnbench.environment import commit, environment_hash, fingerprint
 from attnbench.errors import UsageError
 from attnbench.models.backbone import build_backbone
@@ -59,7 +61,7 @@ def plan(experiment: Experiment) -> list[Trial]:
         files = [operators.load_file(reference).spec.name for reference in experiment.operator_files]
         named = operators.names() if experiment.operators == ("all",) else experiment.operators
         names = list(dict.fromkeys([*named, *files]))
-        for name in names:
+        for name in [*names, *experiment.settings]:
             operators.get(name)
     except (operators.UnknownOperatorError, operators.BrokenOperatorError) as error:
         raise UsageError(str(error)) from error
@@ -68,9 +70,9 @@ def plan(experiment: Experiment) -> list[Trial]:
     device = resolve_device(experiment.device, predicted=predicted)
     trials: list[Trial] = []
     if experiment.cost is not None:
-        trials += _plan_cost(names, device, experiment.cost)
+        trials += _plan_cost(names, device, experiment)
     if experiment.accuracy is not None:
-        trials += _plan_accuracy(names, device, experiment.accuracy)
+        trials += _plan_accuracy(names, device, experiment)
     if not trials:
         raise UsageError("experiment: expected cost or accuracy to measure, got neither")
     for trial in trials:
@@ -99,9 +101,15 @@ def _expect_predictable(experiment: Experiment) -> None:
             raise UsageError(f"predicted: expected cost that nothing has to run for, got {name} beside it")
 
 
-def _plan_cost(names: Sequence[str], device: str, cost: Cost) -> Iterator[Trial]:
-    settings = itertools.product(cost.levels, cost.sizes, cost.channels, cost.batches, cost.dtypes, cost.modes)
-    for level, (height, width), channels, batch, dtype, mode in settings:
+def _settings(experiment: Experiment, name: str) -> str:
+    return json.dumps(experiment.settings.get(name, {}), sort_keys=True)
+
+
+def _plan_cost(names: Sequence[str], device: str, experiment: Experiment) -> Iterator[Trial]:
+    cost = experiment.cost
+    assert cost is not None
+    points = itertools.product(cost.levels, cost.sizes, cost.channels, cost.batches, cost.dtypes, cost.modes)
+    for level, (height, width), channels, batch, dtype, mode in points:
         network = dataclasses.replace(cost.network, slot_channels=channels)
         for name in names:
             for implementation in operators.get(name).spec.implementations:
@@ -109,6 +117,7 @@ def _plan_cost(names: Sequence[str], device: str, cost: Cost) -> Iterator[Trial]
                     task="cost",
                     operator=name,
                     implementation=implementation,
+                    settings=_settings(experiment, name),
                     device=device,
                     level=level,
                     mode=mode,
@@ -126,13 +135,17 @@ def _plan_cost(names: Sequence[str], device: str, cost: Cost) -> Iterator[Trial]
                 )
 
 
-def _plan_accuracy(names: Sequence[str], device: str, accuracy: Accuracy) -> Iterator[Trial]:
+def _plan_accuracy(names: Sequence[str], device: str, experiment: Experiment) -> Iterator[Trial]:
+    accuracy = experiment.accuracy
+    assert accuracy is not None
+    _expect_cachable(accuracy)
     weights = accuracy.network.backbone_weights
     for seed, name in itertools.product(accuracy.seeds, names):
         yield Trial(
             task="accuracy",
             operator=name,
             implementation="reference",
+            settings=_settings(experiment, name),
             device=device,
             network=accuracy.network,
             dataset=accuracy.dataset,
@@ -140,11 +153,20 @@ def _plan_accuracy(names: Sequence[str], device: str, accuracy: Accuracy) -> Ite
             train_split=accuracy.train_split,
             eval_split=accuracy.eval_split,
             freeze_backbone=accuracy.freeze_backbone,
+            cache_features=accuracy.cache_features or None,
             recipe=accuracy.recipe,
             seed=seed,
             threads=max(1, cores() // jobs(accuracy, device)) if device == "cpu" else None,
             weights_hash=_file_hash(weights) if weights else None,
         )
+
+
+def _expect_cachable(accuracy: Accuracy) -> None:
+    if not accuracy.cache_features:
+        return
+    if not accuracy.freeze_backbone:
+        raise UsageError("cache_features: expected a frozen backbone (freeze_backbone), got one that is trained")
+    expect_fitting(accuracy.recipe, accuracy.network.output_stride)
 
 
 def cores() -> int:
@@ -173,10 +195,10 @@ def _file_hash(path: str) -> str:
 
 
 @functools.cache
-def _build_meta(operator: str, channels: int) -> None:
+def _build_meta(operator: str, channels: int, settings: str) -> None:
     try:
         with torch.device("meta"):
-            build_operator(operator, channels, num_classes=2)
+            build_operator(operator, channels, num_classes=2, settings=json.loads(settings))
     except (RuntimeError, TypeError, OverflowError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(f"{operator}: expected channels to build it with, got {channels} ({reason})") from error
@@ -186,7 +208,7 @@ def _fit_channels(trial: Trial) -> None:
     """Raises a `UsageError` now if the slot's channels do not fit the operator, before anything has run."""
     channels = trial.channels or (trial.network.slot_channels if trial.network else None)
     if channels is not None:
-        _build_meta(trial.operator, channels)
+        _build_meta(trial.operator, channels, trial.settings)
 
 
 @functools.cache

@@ -6,8 +6,6 @@ that dies or falls silent costs the trial in flight, and the lane goes on with a
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +14,7 @@ from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
 
-from attnbench import worker
+from attnbench import processes
 from attnbench.config import Cost
 from attnbench.errors import UsageError
 from attnbench.records import Status, Trial
@@ -54,27 +52,6 @@ class Event:
     kind: Literal["present", "begin", "progress", "numbers", "finished"]
     trial: Trial
     data: dict[str, Any]
-
-
-@functools.cache
-def _context() -> Any:
-    """Processes that start from a server with torch imported, where the system has one: importing costs seconds."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    # torch loads its compiler, a second's work, when operations are first followed
-    context.set_forkserver_preload([worker.__name__, "torch._dynamo"])
-    return context
-
-
-def processes() -> Any:
-    """The context that every process of a run comes from."""
-    return _context()
-
-
-def warm_up() -> None:
-    """Starts the server that workers come from, so that it imports while the parent goes on."""
-    _context().Process(target=int).start()
 
 
 def run_lanes(block: Sequence[Trial], limits: Limits, options: WorkerOptions) -> Iterator[Event]:
@@ -137,7 +114,7 @@ class _Lane:
         target = (theirs, self._trials, self._limits.cost, self._options)
         # a daemon may not start the processes that load its data; every worker ends with its parent either way
         daemon = not self._options.loaders
-        self._process = _context().Process(target=work, args=target, daemon=daemon)
+        self._process = processes.context().Process(target=work, args=target, daemon=daemon)
         self._process.start()
         theirs.close()
         self.deadline = time.monotonic() + max(self._limits.timeout, _START)
@@ -210,7 +187,7 @@ class _Lane:
 
 
 def _pipe() -> tuple[Connection, Connection]:
-    ours, theirs = _context().Pipe(duplex=False)
+    ours, theirs = processes.context().Pipe(duplex=False)
     return ours, theirs
 
 

@@ -5,7 +5,7 @@ import multiprocessing
 
 import torch
 
-from attnbench import environment, records, runner, supervisor, worker
+from attnbench import environment, processes, records, runner, worker
 from attnbench.config import Cost, Experiment
 
 FORK = multiprocessing.get_context("fork")
@@ -23,7 +23,7 @@ def cheap(count, operators=OPERATORS):
 def warm(monkeypatch):
     """Workers are forked from this process, which has imported and checked everything: a run starts at once."""
     torch.set_num_threads(1)
-    monkeypatch.setattr(supervisor, "_context", lambda: FORK)
+    monkeypatch.setattr(processes, "context", lambda: FORK)
     environment.commit()
     for name in OPERATORS:
         worker._check(name)

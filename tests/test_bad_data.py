@@ -101,7 +101,7 @@ def nothing_runs(monkeypatch):
         raise AssertionError("a worker was started")
 
     monkeypatch.setattr(runner, "run_lanes", started)
-    monkeypatch.setattr("attnbench.supervisor.warm_up", lambda: None)
+    monkeypatch.setattr("attnbench.processes.warm_up", lambda: None)
 
 
 @pytest.mark.parametrize(("spoil", "words"), FAULTS.values(), ids=FAULTS)

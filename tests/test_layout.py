@@ -10,7 +10,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 GROUND = {
-    *("config", "records", "reading", "schema", "familiar", "ranges", "environment", "metrics", "errors", "statistics"),
+    *(
+        "config",
+        "records",
+        "reading",
+        "schema",
+        "familiar",
+        "ranges",
+        "processes",
+        "environment",
+        "metrics",
+        "errors",
+        "statistics",
+    ),
     "machine",
 }
 ROOMS = {
@@ -25,7 +37,7 @@ ROOMS = {
     "prediction": GROUND | {"measuring", "workload"},
     "worker": GROUND | {"models", "data", "measuring", "training", "evaluation", "workload", "faults", "prediction"},
     "supervisor": GROUND | {"worker"},
-    "calibration": GROUND | {"measuring", "supervisor"},
+    "calibration": GROUND | {"measuring"},
     "runner": GROUND | {"models", "data", "supervisor", "worker", "calibration"},
     "reproducing": GROUND | {"models", "measuring", "workload", "published"},
     "report": {"records", "reading", "published", "statistics", "errors"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -94,6 +95,10 @@ def test_markdown_states_machine_commit_date_and_protocol(written: Report) -> No
 
 def test_terminal_tables_one_for_each_comparison(written: Report) -> None:
     assert len(terminal_tables(written)) == 2
+    many = dataclasses.replace(written, frames=written.frames * 5)
+    *tables, more = terminal_tables(many)
+    assert len(tables) == 8
+    assert more == f"2 more tables: {written.folder / 'comparison.md'}"
 
 
 def test_no_records_give_a_report_that_says_so(tmp_path: Path) -> None:

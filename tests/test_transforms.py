@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attnbench.config import Recipe
+from attnbench.data import transforms
 from attnbench.data.loading import BatchOrder, training_batches
 from attnbench.data.transforms import Augmentation, collate, normalise
 from attnbench.errors import UsageError
@@ -280,3 +281,79 @@ def test_batches_depend_on_the_seed_and_leave_global_generators_alone():
 def test_a_recipe_that_does_not_fit_is_an_error(dataset, recipe, words):
     with pytest.raises(UsageError, match=words):
         list(training_batches(dataset, recipe, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("size", "base", "expected"),
+    [((40, 56), (112, 80), (80, 112)), ((40, 56), (1000, 20), (20, 28)), ((56, 40), (28, 1000), (39, 28))],
+)
+def test_base_scale_keeps_the_aspect(size, base, expected):
+    augmentation = plain(crop_size=(130, 130), base_scale=base)
+    _, target = augmentation(*coordinates(*size), iteration=0, slot=0)
+    inside = target != 255
+    assert (int(inside.any(1).sum()), int(inside.any(0).sum())) == expected
+
+
+def test_random_scale_multiplies_the_base_scale():
+    settings = {"crop_size": (300, 300), "scale_range": (0.5, 2.0)}
+    without, fitted = (plain(**settings, base_scale=base) for base in (None, (2 * WIDTH, 2 * HEIGHT)))
+    for slot in range(10):
+        areas = [int((made(*coordinates(), iteration=0, slot=slot)[1] != 255).sum()) for made in (without, fitted)]
+        assert areas[1] / areas[0] == pytest.approx(4, rel=0.1)
+
+
+def half_and_half():
+    """Left of the middle label 0, right of it labels 1 and 2 in turns; the lowest rows are not labelled."""
+    target = torch.zeros(HEIGHT, WIDTH, dtype=torch.uint8)
+    target[:, WIDTH // 2 :] = 1 + torch.arange(WIDTH // 2) % 2
+    target[-8:] = 255
+    return coordinates()[0], target
+
+
+def largest_share(target):
+    counts = torch.bincount(target[target != 255])
+    return float(counts.max() / counts.sum()) if len(counts) else 1.0
+
+
+def test_crops_of_one_class_are_drawn_again():
+    shares = {
+        ratio: [
+            largest_share(plain(crop_size=(8, 8), category_max_ratio=ratio)(*half_and_half(), iteration=i, slot=0)[1])
+            for i in range(200)
+        ]
+        for ratio in (1.0, 0.75)
+    }
+    filled = {ratio: sum(share >= 0.75 for share in found) for ratio, found in shares.items()}
+    assert filled[1.0] > 60 and filled[0.75] <= 2
+
+
+def test_the_first_crop_stays_where_it_will_do():
+    settings = {"crop_size": (8, 8), "flip": True, "scale_range": (0.8, 1.5)}
+    free, choosy = (plain(**settings, category_max_ratio=ratio) for ratio in (1.0, 0.75))
+    stayed = 0
+    for index in range(60):
+        one, other = (made(*half_and_half(), iteration=index, slot=1) for made in (free, choosy))
+        if len(torch.unique(one[1][one[1] != 255])) > 1 and largest_share(one[1]) < 0.75:
+            assert same([one], [other])
+            stayed += 1
+    assert stayed > 15
+
+
+@pytest.mark.parametrize("label", [0, 255])
+def test_an_image_of_one_class_is_cropped_all_the_same(label):
+    image, _ = coordinates()
+    augmentation = plain(crop_size=(8, 8), category_max_ratio=0.75)
+    _, target = augmentation(image, torch.full((HEIGHT, WIDTH), label, dtype=torch.uint8), iteration=0, slot=0)
+    assert target.unique().tolist() == [label]
+
+
+def test_ten_crops_are_drawn_at_most(monkeypatch):
+    looked = []
+    monkeypatch.setattr(transforms, "_varied", lambda target, largest: looked.append(largest) is not None)
+    plain(crop_size=(8, 8), category_max_ratio=0.6)(*coordinates(), iteration=0, slot=0)
+    assert looked == [0.6] * 10
+
+
+def test_base_scale_needs_a_crop():
+    with pytest.raises(UsageError, match=r"crop_size: expected a size where images are fitted into \(2048, 512\)"):
+        plain(base_scale=(2048, 512))

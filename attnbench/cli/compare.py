@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from attnbench import processes
 from attnbench.cli import published
 from attnbench.cli.arguments import (
     Parser,
@@ -196,7 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     experiment = _experiment(parsed)
     console = console_of_width()
 
-    from attnbench import runner, supervisor
+    if not (parsed.list or parsed.dry_run):
+        processes.warm_up()
+
+    from attnbench import runner
     from attnbench.cli import progress
     from attnbench.cli.training_lines import Checking
 
@@ -217,7 +221,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from attnbench.training.events import expect_tensorboard
 
         expect_tensorboard()
-    supervisor.warm_up()
     lanes = runner.lanes(experiment, trials)
     events = runner.run(experiment, trials, parsed.output, tensorboard=parsed.tensorboard, checking=Checking(console))
     shown = progress.follow(console, trials, events, began, lanes)

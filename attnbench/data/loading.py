@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -68,6 +68,15 @@ class _Fault:
         self.error = error if sent else RuntimeError(f"{type(error).__name__}: {error}")
 
 
+@runtime_checkable
+class Cropping(Protocol):
+    """A dataset that makes its own samples to train on, from places."""
+
+    def crops(self, recipe: Recipe, seed: int) -> Dataset[tuple[Tensor, Tensor]]:
+        """What the recipe makes of the places that it is asked for."""
+        ...
+
+
 class _Augmented(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, dataset: SegmentationDataset, augmentation: Augmentation) -> None:
         self.dataset = dataset
@@ -82,7 +91,7 @@ class _Augmented(Dataset[tuple[Tensor, Tensor]]):
 class _LoadedBatch(Dataset[Batch | _Fault]):
     """Whole batches: what a `DataLoader` without batching of its own is given."""
 
-    def __init__(self, samples: _Augmented) -> None:
+    def __init__(self, samples: Dataset[tuple[Tensor, Tensor]]) -> None:
         self.samples = samples
 
     def __getitem__(self, places: list[Place]) -> Batch | _Fault:
@@ -122,7 +131,7 @@ def training_batches(
     The batches depend on the seed alone, not on the number of workers; the global random state is left untouched.
 
     Args:
-        dataset: where the images come from.
+        dataset: where the images, or features of them, come from.
         recipe: batch size, iterations and augmentation.
         seed: seed of order and augmentation.
         num_workers: processes that load; 0 loads in this one.
@@ -131,6 +140,26 @@ def training_batches(
     Raises:
         UsageError: if the dataset is empty or the recipe does not fit it.
     """
+    order = BatchOrder(len(dataset), batch_size=recipe.batch_size, iterations=recipe.iterations, seed=seed)
+    if num_workers and isinstance(dataset, FileDataset):
+        dataset.keep()
+    # forked processes share the memory that decoded images are kept in, and start at once
+    forks = "fork" in multiprocessing.get_all_start_methods()
+    samples = dataset.crops(recipe, seed) if isinstance(dataset, Cropping) else _augmented(dataset, recipe, seed)
+    loader: DataLoader[Batch | _Fault] = DataLoader(
+        _LoadedBatch(samples),
+        sampler=order,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        multiprocessing_context="fork" if num_workers and forks else None,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return Batches(loader)
+
+
+def _augmented(dataset: SegmentationDataset, recipe: Recipe, seed: int) -> _Augmented:
     augmentation = Augmentation(
         dataset.mean,
         dataset.std,
@@ -142,19 +171,4 @@ def training_batches(
         base_scale=recipe.base_scale,
         category_max_ratio=recipe.category_max_ratio,
     )
-    order = BatchOrder(len(dataset), batch_size=recipe.batch_size, iterations=recipe.iterations, seed=seed)
-    if num_workers and isinstance(dataset, FileDataset):
-        dataset.keep()
-    # forked processes share the memory that decoded images are kept in, and start at once
-    forks = "fork" in multiprocessing.get_all_start_methods()
-    loader: DataLoader[Batch | _Fault] = DataLoader(
-        _LoadedBatch(_Augmented(dataset, augmentation)),
-        sampler=order,
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=num_workers,
-        multiprocessing_context="fork" if num_workers and forks else None,
-        pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    return Batches(loader)
+    return _Augmented(dataset, augmentation)

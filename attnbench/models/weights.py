@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ def load_weights(backbone: nn.Module, path: str | Path) -> None:
     """Loads the weights in the file `path` into `backbone`, all of them or none.
 
     A state dict may be nested under `"state_dict"`, and its keys may be prefixed with `module.` and
-    `backbone.`; where some have the latter, only those are read. A classifier `fc.*` is not read, and the
-    counters of batches that old checkpoints lack keep their value.
+    `backbone.`; where some have the latter, only those are read. A deep stem may have mmsegmentation's names. A
+    classifier `fc.*` is not read, and the counters of batches that old checkpoints lack keep their value.
 
     Args:
         backbone: what to load into.
@@ -122,4 +123,9 @@ def _backbone_entries(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state = {
             name.removeprefix("backbone."): tensor for name, tensor in state.items() if name.startswith("backbone.")
         }
-    return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    return {_own_name(name): tensor for name, tensor in state.items() if not name.startswith("fc.")}
+
+
+def _own_name(name: str) -> str:
+    """Name of an entry; mmsegmentation has the last normalisation of a deep stem inside the stem."""
+    return re.sub(r"^stem\.", "conv1.", re.sub(r"^stem\.7\.", "bn1.", name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from attnbench.records import Record
+from attnbench.report.seeds import add_intervals
 from attnbench.statistics import median, summarise, summarise_ratio
 
 ROW = ("operator", "implementation", "settings")
@@ -48,7 +51,7 @@ def cost_row(trials: Sequence[Record]) -> dict[str, Any]:
     row["macs_lower_bound"] = first.get("lower_bound")
     row["uncounted"] = "; ".join(first.get("uncounted", []))
     for mode in MODES:
-        row.update({f"{name}_{mode}": value for name, value in _mode_columns(modes.get(mode)).items()})
+        row.update(zip(_columns_of(mode), _mode_columns(modes.get(mode)).values(), strict=True))
     row["saved_mib_training"] = _mib(modes.get("training", {}), "saved_bytes")
     return row
 
@@ -88,13 +91,14 @@ def accuracy_row(trials: Sequence[Record]) -> dict[str, Any]:
 
 
 def add_gains(rows: Sequence[dict[str, Any]]) -> None:
-    """Adds to each accuracy row its gain in mIoU over the 3x3 convolution, paired by seed."""
+    """Adds to each accuracy row its gain in mIoU over the 3x3 convolution, and what the seeds say of both."""
     control: dict[int, float] = next((row["seed_miou"] for row in rows if row["operator"] == CONTROL), {})
     for row in rows:
         own: dict[int, float] = row["seed_miou"] if row["operator"] != CONTROL else {}
         gains = [own[seed] - control[seed] for seed in own if seed in control]
         row["gain"], row["gain_std"] = _mean_std(gains)
         row["gain_seeds"] = len(gains)
+    add_intervals(rows, CONTROL)
 
 
 def add_ranks(rows: Sequence[dict[str, Any]]) -> None:
@@ -105,17 +109,22 @@ def add_ranks(rows: Sequence[dict[str, Any]]) -> None:
     """
     for mode in MODES:
         low, high = f"ratio_low_{mode}", f"ratio_high_{mode}"
-        ranked = [row for row in rows if row.get(low) is not None]
+        lows, highs = (sorted(row[key] for row in rows if row.get(low) is not None) for key in (low, high))
         for row in rows:
             best = worst = None
             if row.get(low) is not None:
-                best = 1 + sum(other[high] < row[low] for other in ranked)
-                worst = len(ranked) - sum(other[low] > row[high] for other in ranked)
+                best = 1 + bisect.bisect_left(highs, row[low])
+                worst = bisect.bisect_right(lows, row[high])
             row[f"rank_{mode}"], row[f"rank_worst_{mode}"] = best, worst
 
 
 def _header(trials: Sequence[Record]) -> dict[str, Any]:
     return {key: trials[0][key] for key in (*ROW, "title", "kind")}
+
+
+@functools.cache
+def _columns_of(mode: str) -> list[str]:
+    return [f"{name}_{mode}" for name in _mode_columns(None)]
 
 
 def _mode_columns(trial: Record | None) -> dict[str, Any]:

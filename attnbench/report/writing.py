@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+import csv
+import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from attnbench.report.work import has_work, work_table
 Environments = Mapping[str, Mapping[str, Any]]
 MOST_TABLES = 24
 """Settings of one kind with a table of their own; nobody reads more on one page, and the CSV file has them all."""
+MOST_ON_SCREEN = 8
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,11 @@ def write_report(
     )
 
 
-def terminal_tables(report: Report) -> list[rich.table.Table]:
-    """The comparisons of a report for a terminal of 110 columns."""
-    return [render_terminal(frame) for frame in report.frames]
+def terminal_tables(report: Report) -> list[rich.table.Table | str]:
+    """The first comparisons of a report for a terminal of 110 columns, and a sentence on the others."""
+    shown: list[rich.table.Table | str] = [render_terminal(frame) for frame in report.frames[:MOST_ON_SCREEN]]
+    more = len(report.frames) - len(shown)
+    return [*shown, f"{more} more tables: {report.folder / 'comparison.md'}"] if more else shown
 
 
 def readme_block(records: Sequence[Record], environments: Environments, *, command: str = "make compare") -> str:
@@ -180,19 +184,11 @@ def _replace(file: Path, data: bytes) -> None:
 
 def _csv(frames: Sequence[Frame]) -> str:
     columns, rows = sheet(frames)
-    return "".join(",".join(map(_field, row)) + "\n" for row in (columns, *rows))
-
-
-def _field(value: Any) -> str:
-    """One field of a CSV file; most texts stand there thousands of times, and are looked at once."""
-    if value is None:
-        return ""
-    return _quoted(value) if isinstance(value, str) else str(value)
-
-
-@functools.lru_cache(maxsize=65536)
-def _quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _left_out(arranged: Arranged) -> list[str]:
