@@ -10,10 +10,7 @@ from __future__ import annotations
 import functools
 import gc
 import json
-import multiprocessing
-import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +26,7 @@ from attnbench.environment import gpu_state
 from attnbench.errors import UsageError
 from attnbench.evaluation import evaluate
 from attnbench.faults import failure, lost_device
+from attnbench.lifetime import end_with_parent
 from attnbench.measuring.cost import MacCount, count_macs, count_params
 from attnbench.measuring.flop_counter import count_work
 from attnbench.measuring.latency import round_robin
@@ -94,7 +92,7 @@ def work(connection: Connection, trials: Sequence[Trial], cost: Cost | None, opt
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Measuring collects garbage before each trial; the hundred thousands of objects that imports made are none.
     gc.freeze()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     for reference in options.operator_files:
@@ -108,14 +106,6 @@ def work(connection: Connection, trials: Sequence[Trial], cost: Cost | None, opt
     else:
         _run_accuracy(trials, options, send)
     connection.close()
-
-
-def _end_with_parent() -> None:
-    """Ends this process when its parent is gone: nobody would hear what it measures."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _predict(trials: Sequence[Trial], send: Send) -> None:

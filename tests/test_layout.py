@@ -24,6 +24,7 @@ GROUND = {
         "statistics",
     ),
     "machine",
+    "lifetime",
 }
 ROOMS = {
     **dict.fromkeys(GROUND, GROUND),

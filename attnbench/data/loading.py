@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +18,7 @@ from attnbench.data.base import SegmentationDataset
 from attnbench.data.files import FileDataset
 from attnbench.data.transforms import Augmentation, collate
 from attnbench.errors import UsageError
+from attnbench.lifetime import end_with_parent
 
 Place = tuple[int, int, int]
 """Iteration, slot in the batch, index of the image."""
@@ -103,6 +106,18 @@ class _LoadedBatch(Dataset[Batch | _Fault]):
             return _Fault(error)
 
 
+def _begin_loading(_: int) -> None:
+    end_with_parent()
+    default = sys.excepthook
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        # whoever takes batches may be gone in the middle of one, which is no news; errors of data go with their batch
+        if not isinstance(error, EOFError | OSError):
+            default(kind, error, trace)
+
+    sys.excepthook = report
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -152,6 +167,7 @@ def training_batches(
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=num_workers,
+        worker_init_fn=_begin_loading,
         multiprocessing_context="fork" if num_workers and forks else None,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(seed),
