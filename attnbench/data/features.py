@@ -51,7 +51,11 @@ class FeatureSet:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Features float32 `(C, h, w)` and target uint8 `(H, W)`."""
-        return _map(self._features[index, 0]), torch.from_numpy(np.array(self._targets[index]))
+        return _map(self._features[index, 0]), self.target(index)
+
+    def target(self, index: int) -> Tensor:
+        """Target uint8 `(H, W)`."""
+        return torch.from_numpy(np.array(self._targets[index]))
 
     def crops(self, recipe: Recipe, seed: int) -> Dataset[tuple[Tensor, Tensor]]:
         """Random crops, half of them mirrored where the recipe says so; the seed alone decides which.
