@@ -265,4 +265,4 @@ def _sheets(
             sheet = pictures.bases_sheet(network, dataset, scenes, answers, parsed.bases)
             yield sheet
             if not isinstance(sheet, str):
-                yield pictures.stages_sheet(network, dataset, scenes[0], answers, parsed.bases)
+                yield pictures.stages_sheet(network, dataset, scenes, answers, parsed.bases)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
 from numpy.typing import NDArray
 
 from attnbench.data.base import SegmentationDataset
@@ -19,7 +20,7 @@ from attnbench.pictures.scenes import Pixel, Scene, place_on_map
 NO_WEIGHTS = "no weights\nover positions"
 _HEADS = 8
 """Heads that a sheet holds at most."""
-_BOTTOM = 0.6
+_BOTTOM = 0.48
 
 
 def attention_sheet(
@@ -37,9 +38,9 @@ def attention_sheet(
     """
     asked = [(scene, pixel) for scene in scenes for pixel in scene.pixels]
     labels = [f"image {scene.index}\npixel\n{row}, {column}" for scene, (row, column) in asked]
-    headings = ["Input", *(f"{network.title}\n{100 * network.miou:.1f}" for network in networks)]
-    board = Board(headings, labels, aspect=_aspect(scenes), notes=1, bottom=_BOTTOM)
-    signed = False
+    headings = ["Input", *(f"{network.title}\nmIoU {100 * network.miou:.1f}" for network in networks)]
+    board = Board(headings, labels, aspect=_aspect(scenes), notes=(1,), bottom=_BOTTOM)
+    signs: set[bool] = set()
     for panels, (scene, pixel) in zip(board.panels, asked, strict=True):
         _show_input(panels[0], networks, dataset, scene, pixel)
         for axes, network in zip(panels[1:], networks, strict=True):
@@ -47,14 +48,14 @@ def attention_sheet(
             if heads is None:
                 tell(axes, NO_WEIGHTS)
             else:
-                signed |= _show_weights(axes, scene, pixel, heads.mean(0))
-    _scale(board, signed=signed)
+                signs.add(_show_weights(axes, scene, pixel, heads.mean(0)))
+                _show_cue(axes, dataset, scene, pixel)
+    _scales(board, signs)
     return Sheet(
         f"attention-{dataset.name}",
         "Weights with which each operator reads the feature map at the marked pixel (cross), over the input. Each "
-        "panel has its own scale; under it, how many times the mean weight its largest is. On the input, where both "
-        "are known: the cue that decides the pixel's class (solid box), and what one position of the backbone sees "
-        "(dashed box).",
+        "panel has its own scale; under it, how many times the mean weight its largest is. Where they are known: the "
+        "cue that decides the pixel's class (solid box), and what one position of the backbone sees (dashed box).",
         board.figure,
     )
 
@@ -73,13 +74,14 @@ def heads_sheet(
     shown = min(len(first), _HEADS)
     labels = [f"image {scene.index}\npixel\n{row}, {column}" for scene, (row, column) in asked]
     headings = ["Input", *(f"head {head + 1} of {len(first)}" for head in range(shown))]
-    board = Board(headings, labels, aspect=_aspect(scenes), notes=1, bottom=_BOTTOM)
-    signed = False
+    board = Board(headings, labels, aspect=_aspect(scenes), notes=(1,), bottom=_BOTTOM)
+    signs: set[bool] = set()
     for panels, (scene, pixel), heads in zip(board.panels, asked, found, strict=True):
         _show_input(panels[0], [network], dataset, scene, pixel)
         for axes, head in zip(panels[1:], heads if heads is not None else (), strict=False):
-            signed |= _show_weights(axes, scene, pixel, head)
-    _scale(board, signed=signed)
+            signs.add(_show_weights(axes, scene, pixel, head))
+            _show_cue(axes, dataset, scene, pixel)
+    _scales(board, signs)
     return Sheet(
         f"heads-{network.operator}-{dataset.name}",
         f"Weights of {shown} of {len(first)} heads of {network.title} at the marked pixel, each on its own scale.",
@@ -109,14 +111,10 @@ def _show_input(
     axes: Axes, networks: Sequence[Trained], dataset: SegmentationDataset, scene: Scene, pixel: Pixel
 ) -> None:
     show(axes, scene.picture)
-    cue_of = getattr(dataset, "cue", None)
-    cue = None if cue_of is None else cue_of(scene.index, pixel)
-    if cue is not None:
-        top, left, side = cue
-        frame(axes, top - 1, left - 1, side + 2, side + 2)
+    known = _show_cue(axes, dataset, scene, pixel)
     backbone = getattr(networks[0].model, "backbone", None)
     field = getattr(backbone, "receptive_field", None)
-    if cue is not None and backbone is not None and field is not None:
+    if known and backbone is not None and field is not None:
         stride = backbone.output_stride
         height, width = scene.size
         row, column = place_on_map(pixel, scene.size, (-(-height // stride), -(-width // stride)))
@@ -124,18 +122,33 @@ def _show_input(
     mark(axes, pixel)
 
 
+def _show_cue(axes: Axes, dataset: SegmentationDataset, scene: Scene, pixel: Pixel) -> bool:
+    """Draws a box around what decides the pixel's class; returns whether the dataset knows it."""
+    cue_of = getattr(dataset, "cue", None)
+    cue = None if cue_of is None else cue_of(scene.index, pixel)
+    if cue is None:
+        return False
+    top, left, side = cue
+    frame(axes, top - 1, left - 1, side + 2, side + 2)
+    return True
+
+
 def _show_weights(axes: Axes, scene: Scene, pixel: Pixel, weights: NDArray[Any]) -> bool:
     """Draws weights `(h, w)`; returns whether some are negative."""
     largest = float(np.abs(weights).max())
     signed = bool((weights < -1e-3 * largest).any())
     mean = float(np.abs(weights).mean())
-    note = f"peak {largest / mean:.1f}× mean" if mean > 0 else "all zero"
+    times = largest / mean if mean > 0 else 0.0
+    note = f"peak {times:.{0 if times >= 10 else 1}f}× mean" if times else "all zero"
     show(axes, overlay(scene.picture, weights, largest=largest, signed=signed), note)
     mark(axes, pixel)
     return signed
 
 
-def _scale(board: Board, *, signed: bool) -> None:
-    ends = ("−peak", "0", "peak") if signed else ("0", "peak")
-    label = "Weight (panels without negative weights: from 0 in pale)" if signed else "Weight"
-    board.scale(heat_colours(signed=signed), label, ends)
+def _scales(board: Board, signs: set[bool]) -> None:
+    bars: list[tuple[Colormap, str, tuple[str, ...]]] = []
+    if False in signs:
+        bars.append((heat_colours(signed=False), "Weight", ("0", "peak")))
+    if True in signs:
+        bars.append((heat_colours(signed=True), "Weight, where some are negative", ("−peak", "0", "peak")))
+    board.scales(bars)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from attnbench.data.base import SegmentationDataset
@@ -17,7 +19,7 @@ from attnbench.pictures.scenes import Scene
 
 ROWS: Final = 8
 """Stages that a sheet holds at most: the first, the last, and some evenly between."""
-_BOTTOM = 0.6
+_BOTTOM = 0.48
 
 
 def bases_sheet(
@@ -37,22 +39,26 @@ def bases_sheet(
     if len(kept) < len(shares):
         return f"{network.title} has no bases to show."
     chosen = telling_bases(kept, count)
-    figure = _draw(dataset, list(scenes), kept, chosen, [f"image {scene.index}" for scene in scenes])
+    names = _names(network, dataset, len(kept[0]), chosen)
+    figure = _draw(names, scenes, kept, chosen, [f"image {scene.index}" for scene in scenes])
     caption = f"Share of each pixel that {len(chosen)} of {len(kept[0])} bases of {network.title} hold in the end."
     return Sheet(f"bases-{network.operator}-{dataset.name}", caption, figure)
 
 
 def stages_sheet(
-    network: Trained, dataset: SegmentationDataset, scene: Scene, answers: Answers, count: int
+    network: Trained, dataset: SegmentationDataset, scenes: Sequence[Scene], answers: Answers, count: int
 ) -> Sheet | str:
-    """One row for each stage of one image, one column for each base; or why there is nothing to show."""
+    """One row for each stage of the first image, for the bases of `bases_sheet`; or why there is nothing to show."""
+    scene = scenes[0]
     stages = _stages(network, answers, scene)
     if len(stages) < 2:
         return f"{network.title} has no bases to show." if not stages else f"{network.title} has one stage."
-    chosen = telling_bases([stages[-1]], count)
+    last = [shares_of(network, answers, each, -1) for each in scenes]
+    chosen = telling_bases([found for found in last if found is not None], count)
+    names = _names(network, dataset, len(stages[-1]), chosen)
     places = sorted({round(place) for place in np.linspace(0, len(stages) - 1, min(len(stages), ROWS))})
     labels = [f"stage {place + 1}" for place in places]
-    figure = _draw(dataset, [scene] * len(places), [stages[place] for place in places], chosen, labels)
+    figure = _draw(names, [scene] * len(places), [stages[place] for place in places], chosen, labels)
     caption = f"Share of each pixel of image {scene.index} that bases of {network.title} hold, stage by stage."
     return Sheet(f"stages-{network.operator}-{dataset.name}", caption, figure)
 
@@ -113,15 +119,21 @@ def _stages(network: Trained, answers: Answers, scene: Scene) -> list[NDArray[An
         found.append(shares)
 
 
+def _names(network: Trained, dataset: SegmentationDataset, bases: int, chosen: Sequence[int]) -> list[str]:
+    """Names of bases: those of the classes, where the operator is told how many there are and has one for each."""
+    told = "num_classes" in inspect.signature(type(slot(network.model))).parameters
+    if told and bases == len(dataset.classes):
+        return [dataset.classes[base] for base in chosen]
+    return [f"base {base + 1}" for base in chosen]
+
+
 def _draw(
-    dataset: SegmentationDataset,
+    names: Sequence[str],
     scenes: Sequence[Scene],
     shares: Sequence[NDArray[Any]],
     chosen: Sequence[int],
     labels: Sequence[str],
-) -> Any:
-    by_class = shares[0].shape[0] == len(dataset.classes)
-    names = [dataset.classes[base] if by_class else f"base {base + 1}" for base in chosen]
+) -> Figure:
     aspect = max(scene.size[0] / scene.size[1] for scene in scenes)
     board = Board(["Input", *names], labels, aspect=aspect, bottom=_BOTTOM)
     largest = max(float(found[list(chosen)].max()) for found in shares)
@@ -129,5 +141,6 @@ def _draw(
         show(panels[0], scene.picture)
         for axes, base in zip(panels[1:], chosen, strict=True):
             show(axes, overlay(scene.picture, found[base], largest=largest))
-    board.scale(heat_colours(signed=False), "Share of the pixel", ("0", f"{largest / 2:.2g}", f"{largest:.2g}"))
+    ends = ("0", f"{largest / 2:.2g}", f"{largest:.2g}")
+    board.scales([(heat_colours(signed=False), "Share of the pixel", ends)])
     return board.figure

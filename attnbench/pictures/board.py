@@ -87,9 +87,8 @@ class Board:
         headings: heading of each column.
         labels: label of each row.
         aspect: height of a panel over its width.
-        notes: lines of text under each panel.
+        notes: for each row of a group, the lines of text under its panels; a gap stands between groups.
         bottom: inches below the last row.
-        groups: rows that belong together; a gap stands between groups.
     """
 
     def __init__(
@@ -98,24 +97,26 @@ class Board:
         labels: Sequence[str],
         *,
         aspect: float,
-        notes: int = 0,
-        bottom: float = 0.3,
-        groups: int = 1,
+        notes: Sequence[int] = (0,),
+        bottom: float,
     ) -> None:
         columns = len(headings)
         self.panel = min(max((_WIDTH - _LEFT - _GAP * (columns - 1) - 0.05) / columns, _LEAST), _MOST)
         self.width = _LEFT + columns * (self.panel + _GAP) - _GAP + 0.05
         wrapped = [_wrapped(heading, self.panel) for heading in headings]
         top = _LINE * max(heading.count("\n") + 1 for heading in wrapped) + 0.08
-        tall, under = self.panel * aspect, notes * _LINE + _GAP
-        gaps = 0.1 * ((len(labels) - 1) // groups)
-        self.height = top + len(labels) * (tall + under) + gaps + bottom
+        tall = self.panel * aspect
+        under = [_GAP + _LINE * lines + (_GAP if place == len(notes) - 1 else 0) for place, lines in enumerate(notes)]
+        downs = [top]
+        for row in range(len(labels)):
+            downs.append(downs[-1] + tall + under[row % len(under)])
+        self.height = downs[-1] + bottom
         self.bottom = bottom
         with style():
             self.figure = Figure(figsize=(self.width, self.height))
             self.panels: list[list[Axes]] = []
             for row in range(len(labels)):
-                down = top + row * (tall + under) + 0.1 * (row // groups) + tall
+                down = downs[row] + tall
                 places = [(_LEFT + column * (self.panel + _GAP), self.height - down) for column in range(columns)]
                 self.panels.append([self._axes(left, up, self.panel, tall) for left, up in places])
         for axes, heading in zip(self.panels[0], wrapped, strict=True):
@@ -145,21 +146,25 @@ class Board:
             borderaxespad=0.1,
         )
 
-    def scale(self, colours: Colormap, label: str, ends: tuple[str, ...]) -> None:
-        """A bar of colours below the panels, with a word at each of evenly spaced places."""
-        wide = min(2.2, self.width / 2)
-        place = ((self.width - wide) / 2 / self.width, 0.32 / self.height, wide / self.width, 0.08 / self.height)
-        axes = self.figure.add_axes(place)
-        bar = self.figure.colorbar(ScalarMappable(Normalize(0, 1), colours), cax=axes, orientation="horizontal")
-        bar.outline.set_linewidth(0.4)
-        bar.set_ticks([index / (len(ends) - 1) for index in range(len(ends))], labels=list(ends))
-        axes.tick_params(labelsize=FONT, length=2, width=0.4, pad=1)
-        axes.set_title(label, fontsize=FONT, pad=3)
+    def scales(self, bars: Sequence[tuple[Colormap, str, tuple[str, ...]]]) -> None:
+        """Bars of colours side by side below the panels: colours, label, and a word at each of evenly spaced places."""
+        wide, apart = min(2.0, self.width / 4), 0.6
+        left = (self.width - len(bars) * wide - (len(bars) - 1) * apart) / 2
+        for colours, label, words in bars:
+            place = (left / self.width, 0.2 / self.height, wide / self.width, 0.08 / self.height)
+            axes = self.figure.add_axes(place)
+            bar = self.figure.colorbar(ScalarMappable(Normalize(0, 1), colours), cax=axes, orientation="horizontal")
+            bar.outline.set_linewidth(0.4)
+            bar.set_ticks([index / (len(words) - 1) for index in range(len(words))], labels=list(words))
+            axes.tick_params(labelsize=FONT, length=2, width=0.4, pad=1)
+            axes.set_title(label, fontsize=FONT, pad=3)
+            left += wide + apart
 
 
 def show(axes: Axes, picture: Picture, note: str = "") -> None:
     """Draws a picture pixel by pixel, with a line of text under it."""
     axes.imshow(picture, interpolation="nearest", aspect="equal")
+    axes.set_autoscale_on(False)
     axes.add_patch(
         Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, edgecolor="0.6", linewidth=0.4, clip_on=False)
     )
@@ -171,7 +176,7 @@ def tell(axes: Axes, text: str) -> None:
     """Says why a panel is empty."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=FONT - 0.5, color="0.35")
     axes.add_patch(
-        Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, edgecolor="0.8", linewidth=0.4, linestyle=":")
+        Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, edgecolor="0.8", linewidth=0.4, clip_on=False)
     )
 
 
@@ -183,7 +188,7 @@ def mark(axes: Axes, pixel: Pixel) -> None:
 
 def frame(axes: Axes, top: float, left: float, height: float, width: float, *, dashed: bool = False) -> None:
     """Draws a box around pixels; it may reach beyond the picture, where it is cut."""
-    for colour, line in (("white", 1.8), ("black", 0.9)):
+    for colour, line in (("white", 1.6), ("black", 0.8)):
         axes.add_patch(
             Rectangle(
                 (left - 0.5, top - 0.5),

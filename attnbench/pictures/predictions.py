@@ -32,12 +32,12 @@ def predictions_sheet(
         scenes: two rows each.
         answers: of every network to every scene.
     """
-    headings = ["Input", "Target", *(f"{network.title}\n{100 * network.miou:.1f}" for network in networks)]
+    headings = ["Input", "Target", *(f"{network.title}\nmIoU {100 * network.miou:.1f}" for network in networks)]
     labels = [label for scene in scenes for label in (f"image {scene.index}", "errors")]
     legend = _legend(dataset, scenes, answers)
     lines = -(-len(legend) // max(1, int(7.2 // 1.2)))
     height = max(scene.size[0] / scene.size[1] for scene in scenes)
-    board = Board(headings, labels, aspect=height, notes=1, bottom=0.08 + 0.16 * lines, groups=2)
+    board = Board(headings, labels, aspect=height, notes=(0, 1), bottom=0.05 + 0.16 * lines)
     for number, scene in enumerate(scenes):
         above, below = board.panels[2 * number], board.panels[2 * number + 1]
         target = scene.target.numpy()
@@ -53,8 +53,9 @@ def predictions_sheet(
     board.legend(legend)
     return Sheet(
         f"predictions-{dataset.name}",
-        "Predictions, and below them the pixels that are wrong. Under each operator's name: its mIoU (%) on the whole "
-        "split; under each map of errors: that of the image alone.",
+        "Predictions, and below them the pixels that are wrong. Under each operator's name: its mIoU (%) on the "
+        "whole split; under each map of errors: that of the image alone. Below the target, where it is known: pixels "
+        "whose class is decided by a cue that the backbone alone does not see.",
         board.figure,
     )
 
@@ -64,8 +65,7 @@ def _show_reach(panels: Sequence[Any], networks: Sequence[Trained], dataset: Seg
     decided = getattr(dataset, "decided", None)
     radius = _radius(networks)
     if decided is not None and radius is not None:
-        side = 2 * radius + 1
-        show(panels[1], marked(scene.picture, ~decided(scene.index, radius)), f"cue beyond {side}×{side}")
+        show(panels[1], marked(scene.picture, ~decided(scene.index, radius)), "cue unseen")
     else:
         panels[1].set_axis_off()
 
