@@ -27,6 +27,7 @@ Backbone = Literal["small", "resnet18", "resnet34", "resnet50", "resnet101"]
 Stem = Literal["7x7", "32-32-64", "64-64-128"]
 Amp = Literal["off", "bfloat16", "float16"]
 Head = Literal["slot", "linear"]
+Kernel = Literal[1, 3]
 
 ClassBalance = Literal["none", "median_frequency", "enet"]
 
@@ -125,6 +126,7 @@ class Network:
             alone.
         slot_channels: channels `C` of the operator's slot.
         head_channels: channels behind the slot (the bottleneck in front of the classifier).
+        reduction_kernel: 1 or 3, kernel of the convolution in front of the slot.
         concat_input: whether the head concatenates its input before the bottleneck's output, as mmsegmentation does.
         dropout: rate in front of the classifier.
     """
@@ -138,6 +140,7 @@ class Network:
     head: Head = "slot"
     slot_channels: int = 64
     head_channels: int = 64
+    reduction_kernel: Kernel = field(default=3, metadata=LATER)
     concat_input: bool = False
     dropout: float = 0.1
 
@@ -197,7 +200,9 @@ class Accuracy:
         eval_split: split to score.
         seeds: one training run each.
         jobs: training runs at a time; 0 is one for each core on CPU, one on CUDA.
+        workers: processes that load data for each training run; 0 loads in the run's own. Results do not depend on it.
         freeze_backbone: whether only what stands behind the backbone is trained (a probe of its features).
+        cache_features: whether a frozen backbone's features are computed once and kept on disk.
         network: the network.
         recipe: the training recipe.
         timeout: seconds without progress after which a run is given up.
@@ -210,7 +215,9 @@ class Accuracy:
     eval_split: str = "val"
     seeds: tuple[int, ...] = (0,)
     jobs: int = 0
+    workers: int = 0
     freeze_backbone: bool = False
+    cache_features: bool = False
     network: Network = field(default_factory=Network)
     recipe: Recipe = field(default_factory=Recipe)
     timeout: float = 600.0

@@ -29,6 +29,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "min_rounds": (1, 200),
     "seeds": (0, 2**63 - 1),
     "jobs": (0, 4096),
+    "workers": (0, 4096),
 }
 
 

@@ -74,6 +74,7 @@ class Trial:
         train_split: split that is trained on.
         eval_split: split that is scored.
         freeze_backbone: whether the backbone stays as it is.
+        cache_features: true where the backbone's features are computed once, of whole images.
         recipe: the training recipe.
         seed: seed of the training run.
         threads: threads of torch in the training run, on CPU.
@@ -103,6 +104,7 @@ class Trial:
     train_split: str | None = None
     eval_split: str | None = None
     freeze_backbone: bool | None = None
+    cache_features: bool | None = None
     recipe: Recipe | None = None
     seed: int | None = None
     threads: int | None = None
@@ -118,6 +120,13 @@ class Trial:
         if "network.backbone_weights" in fields:
             fields["network.backbone_weights"] = Path(fields["network.backbone_weights"]).name
         return fields
+
+    @property
+    def folder_name(self) -> str:
+        """Name of a folder for what one training run leaves, as a person would call it."""
+        parts = [self.operator, *([self.implementation] if self.implementation != "reference" else [])]
+        parts += [self.dataset or "", *(["frozen"] if self.freeze_backbone else []), f"seed{self.seed}"]
+        return "-".join(parts)
 
     @property
     def label(self) -> str:

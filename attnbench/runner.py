@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,14 @@ import torch
 import operators
 from attnbench import records
 from attnbench.calibration import calibrate
-from attnbench.config import Accuracy, Experiment
+from attnbench.config import Accuracy, Experiment, Network
 from attnbench.data import build_dataset, check_dataset
+from attnbench.data.features import expect_fitting
 from attnbench.environment import commit, environment_hash, fingerprint
 from attnbench.errors import UsageError
+from attnbench.models.backbone import build_backbone
 from attnbench.models.build import build_operator
+from attnbench.models.weights import read_weights
 from attnbench.ranges import check_ranges
 from attnbench.records import PROTOCOL, Record, RecordWriter, Trial
 from attnbench.supervisor import Event, Limits, run_lanes
@@ -74,6 +77,8 @@ def plan(experiment: Experiment) -> list[Trial]:
         raise UsageError("experiment: expected cost or accuracy to measure, got neither")
     for trial in trials:
         _fit_channels(trial)
+        if trial.network is not None:
+            _fit_weights(trial.network)
     return trials
 
 
@@ -133,6 +138,7 @@ def _plan_cost(names: Sequence[str], device: str, experiment: Experiment) -> Ite
 def _plan_accuracy(names: Sequence[str], device: str, experiment: Experiment) -> Iterator[Trial]:
     accuracy = experiment.accuracy
     assert accuracy is not None
+    _expect_cachable(accuracy)
     weights = accuracy.network.backbone_weights
     for seed, name in itertools.product(accuracy.seeds, names):
         yield Trial(
@@ -147,11 +153,20 @@ def _plan_accuracy(names: Sequence[str], device: str, experiment: Experiment) ->
             train_split=accuracy.train_split,
             eval_split=accuracy.eval_split,
             freeze_backbone=accuracy.freeze_backbone,
+            cache_features=accuracy.cache_features or None,
             recipe=accuracy.recipe,
             seed=seed,
             threads=max(1, cores() // jobs(accuracy, device)) if device == "cpu" else None,
             weights_hash=_file_hash(weights) if weights else None,
         )
+
+
+def _expect_cachable(accuracy: Accuracy) -> None:
+    if not accuracy.cache_features:
+        return
+    if not accuracy.freeze_backbone:
+        raise UsageError("cache_features: expected a frozen backbone (freeze_backbone), got one that is trained")
+    expect_fitting(accuracy.recipe, accuracy.network.output_stride)
 
 
 def cores() -> int:
@@ -196,8 +211,31 @@ def _fit_channels(trial: Trial) -> None:
         _build_meta(trial.operator, channels, trial.settings)
 
 
-def run(experiment: Experiment, trials: Sequence[Trial], folder: Path) -> Iterator[Event]:
+@functools.cache
+def _fit_weights(network: Network) -> None:
+    """Raises a `UsageError` now if the file of backbone weights is torn, or of another backbone."""
+    if network.backbone_weights is not None:
+        with torch.device("meta"):
+            backbone = build_backbone(dataclasses.replace(network, backbone_weights=None))
+        read_weights(backbone, network.backbone_weights)
+
+
+def run(
+    experiment: Experiment,
+    trials: Sequence[Trial],
+    folder: Path,
+    *,
+    tensorboard: bool = False,
+    checking: Checking | None = None,
+) -> Iterator[Event]:
     """Runs what has no record in `folder` yet, and writes a record for every trial that ends.
+
+    Args:
+        experiment: what was asked for.
+        trials: its plan, or a part of it.
+        folder: where records go.
+        tensorboard: whether training runs write TensorBoard's events, each in a folder of its own in `tensorboard/`.
+        checking: called with the name of a split, the files of it that were checked, and their number.
 
     Raises:
         UsageError: if the folder cannot be written, or the data needs mending; what was measured is kept.
@@ -217,13 +255,20 @@ def run(experiment: Experiment, trials: Sequence[Trial], folder: Path) -> Iterat
             yield Event("present", trial, record)
     if not missing:
         return
-    data_root = _check_data(experiment.accuracy)
+    data_root = _check_data(experiment.accuracy, checking)
     conforming: set[str] = set()
     with RecordWriter(folder) as writer:
         writer.write_environment(environment, key)
         _calibrate(experiment, missing, folder, key)
         for block in blocks(missing):
-            options = WorkerOptions(experiment.operator_files, frozenset(conforming), data_root, block[0].threads)
+            options = WorkerOptions(
+                experiment.operator_files,
+                frozenset(conforming),
+                data_root,
+                block[0].threads,
+                loaders=experiment.accuracy.workers if experiment.accuracy and block[0].task == "accuracy" else 0,
+                tensorboard=str(folder / "tensorboard") if tensorboard else None,
+            )
             for event in run_lanes(block, _limits(block[0], experiment), options):
                 if event.kind != "finished":
                     yield event
@@ -244,7 +289,11 @@ def _calibrate(experiment: Experiment, missing: Sequence[Trial], folder: Path, e
         calibrate(folder, environment, missing[0].device, dtypes, min(experiment.cost.seconds_per_trial, 1.0))
 
 
-def _check_data(accuracy: Accuracy | None) -> str | None:
+Checking = Callable[[str, int, int], None]
+"""Called with the name of a split, the pairs of files of it that were checked, and their number."""
+
+
+def _check_data(accuracy: Accuracy | None, checking: Checking | None) -> str | None:
     """Folder of the dataset; raises a `UsageError` now, before anything has run, if it is not what was expected."""
     if accuracy is None:
         return None
@@ -252,7 +301,9 @@ def _check_data(accuracy: Accuracy | None) -> str | None:
     if accuracy.dataset != "context":
         root = root or os.environ.get("ATTNBENCH_DATA")
         for split in (accuracy.train_split, accuracy.eval_split):
-            check_dataset(build_dataset(accuracy.dataset, split=split, root=root, image_size=accuracy.image_size))
+            dataset = build_dataset(accuracy.dataset, split=split, root=root, image_size=accuracy.image_size)
+            told = functools.partial(checking, f"{dataset.name}, {split}") if checking else None
+            check_dataset(dataset, told)
     return root
 
 

@@ -112,7 +112,9 @@ class _Lane:
         self._flying = self._trials[0]
         self._begun: dict[Trial, tuple[str, float]] = {}
         target = (theirs, self._trials, self._limits.cost, self._options)
-        self._process = processes.context().Process(target=work, args=target, daemon=True)
+        # a daemon may not start the processes that load its data; every worker ends with its parent either way
+        daemon = not self._options.loaders
+        self._process = processes.context().Process(target=work, args=target, daemon=daemon)
         self._process.start()
         theirs.close()
         self.deadline = time.monotonic() + max(self._limits.timeout, _START)

@@ -15,7 +15,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal
@@ -36,11 +37,16 @@ from attnbench.measuring.memory import profile_memory
 from attnbench.models.build import build_segmentor
 from attnbench.prediction import expect_declared, memory_figures, predict, predicted_memory
 from attnbench.records import Trial
-from attnbench.training import fit
+from attnbench.training import Step, Watch, fit
+from attnbench.training.events import Events
+from attnbench.training.features import on_features
 from attnbench.workload import Workload, build_workload
 from operators import checks
 
 CONTROL = "conv3x3"
+
+_TELLING_S = 0.5
+"""Seconds between two messages on a training run, at least."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,7 @@ class Message:
             `"failed"`, `"usage"` (something the user must mend before anything else can run).
         trial: index of the trial in its block.
         data: figures of the record (`numbers`, `done`), `status`, `reason` and `spent` (`failed`; whether the
-            process can do nothing more), `reason` (`usage`), `done`
-            and `total` (`progress`).
+            process can do nothing more), `reason` (`usage`), what `Watch.told` says (`progress`).
     """
 
     kind: Literal["begin", "progress", "numbers", "done", "failed", "usage"]
@@ -73,12 +78,16 @@ class WorkerOptions:
         conforming: operators that passed the checks earlier in this run.
         data_root: folder of the dataset.
         threads: threads of torch; none for torch's default.
+        loaders: processes that load data for a training run.
+        tensorboard: folder of TensorBoard's events; none writes none.
     """
 
     operator_files: tuple[str, ...] = ()
     conforming: frozenset[str] = frozenset()
     data_root: str | None = None
     threads: int | None = None
+    loaders: int = 0
+    tensorboard: str | None = None
 
 
 def work(connection: Connection, trials: Sequence[Trial], cost: Cost | None, options: WorkerOptions) -> None:
@@ -278,6 +287,37 @@ def _run_accuracy(trials: Sequence[Trial], options: WorkerOptions, send: Send) -
         send(told)
 
 
+class _Watching:
+    """What becomes of a training run's steps: messages to the parent, and TensorBoard's events where asked for."""
+
+    def __init__(self, send: Callable[[dict[str, Any]], None], events: Events | None) -> None:
+        self.watch = Watch()
+        self._send = send
+        self._events = events
+        self._told = 0.0
+
+    def step(self, step: Step) -> None:
+        self.watch(step)
+        if self._events is not None:
+            self._events(step)
+        if step.iteration == step.iterations or time.monotonic() - self._told > _TELLING_S:
+            self._told = time.monotonic()
+            self._send(self.watch.told())
+
+    def scores(self, scores: Mapping[str, float]) -> None:
+        if self._events is not None and self.watch.last is not None:
+            self._events.scores(self.watch.last.iteration, scores)
+
+
+@contextmanager
+def _watching(index: int, trial: Trial, options: WorkerOptions, send: Send) -> Iterator[_Watching]:
+    with ExitStack() as stack:
+        events = None
+        if options.tensorboard is not None:
+            events = stack.enter_context(Events(options.tensorboard, trial.folder_name))
+        yield _Watching(lambda told: send(Message("progress", index, told)), events)
+
+
 _dataset = functools.cache(build_dataset)
 
 
@@ -298,26 +338,28 @@ def _train_and_score(index: int, trial: Trial, options: WorkerOptions, send: Sen
         settings=json.loads(trial.settings),
         auxiliary_weight=trial.recipe.auxiliary_weight,
     )
-    told = 0.0
-
-    def tell(done: int, total: int, _: float) -> None:
-        nonlocal told
-        if done == total or time.monotonic() - told > 0.5:
-            told = time.monotonic()
-            send(Message("progress", index, {"done": done, "total": total}))
-
-    started = time.perf_counter()
-    loss = fit(
-        model,
-        train,
-        trial.recipe,
-        seed=trial.seed,
-        device=device,
-        freeze_backbone=bool(trial.freeze_backbone),
-        progress=tell,
-    )
-    trained = time.perf_counter()
-    scores = evaluate(model, test, device=device, amp=trial.recipe.amp)
+    learner: torch.nn.Module = model
+    seen, scored = train, test
+    if trial.cache_features:
+        # told again and again, so that a run that waits for features is not taken for one that hangs
+        learner, seen, scored = on_features(
+            model, trial, train, test, lambda _done, _total: send(Message("begin", index, {}))
+        )
+    with _watching(index, trial, options, send) as watching:
+        started = time.perf_counter()
+        loss = fit(
+            learner,
+            seen,
+            trial.recipe,
+            seed=trial.seed,
+            device=device,
+            freeze_backbone=bool(trial.freeze_backbone and not trial.cache_features),
+            progress=watching.step,
+            num_workers=options.loaders,
+        )
+        trained = time.perf_counter()
+        scores = evaluate(learner, scored, device=device, amp=trial.recipe.amp)
+        watching.scores({"miou": scores.miou, "macc": scores.macc, "aacc": scores.aacc})
     figures = {
         "params": count_params(model),
         "miou": scores.miou,
@@ -328,6 +370,7 @@ def _train_and_score(index: int, trial: Trial, options: WorkerOptions, send: Sen
         "loss": [round(value, 6) for value in loss],
         "train_s": trained - started,
         "eval_s": time.perf_counter() - trained,
+        **watching.watch.fields(),
         "train_images": len(train),
         "eval_images": len(test),
     }

@@ -157,3 +157,15 @@ def test_imagenet_weights_load(depth, tmp_path, monkeypatch):
         _, features = backbone(torch.randn(1, 3, 65, 65))
     assert features.isfinite().all()
     assert 0.1 < features.std().item() < 10
+
+
+def test_a_deep_stem_of_mmsegmentation_loads(tmp_path):
+    torch.manual_seed(7)
+    source = narrow(stem="32-32-64")
+    stem = nn.Sequential(*source.conv1, source.bn1, source.relu).state_dict(prefix="stem.")
+    rest = {name: value for name, value in source.state_dict().items() if not name.startswith(("conv1.", "bn1."))}
+    path = tmp_path / "v1c.pth"
+    torch.save({"state_dict": {**stem, **rest}}, path)
+    target = narrow(stem="32-32-64")
+    load_weights(target, path)
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in target.state_dict().items())

@@ -253,13 +253,6 @@ def test_only_the_images_are_taken_of_what_lies_beside_them(tmp_path):
     assert len(build_dataset("ade20k", split="val", root=tmp_path)) == 1
 
 
-def test_big_datasets_are_read_anew(tmp_path):
-    TREES["ade20k"](tmp_path)
-    dataset = build_dataset("ade20k", split="val", root=tmp_path)
-    first = dataset[0]
-    assert dataset[0] is not first and torch.equal(dataset[0][1], first[1])
-
-
 def test_context_needs_no_check():
     check_dataset(build_dataset("context", split="val"))
     assert ("context", *FILE_DATASETS) == DATASETS

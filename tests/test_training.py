@@ -187,8 +187,12 @@ def test_layout_of_images_and_weights(channels_last):
 
 def test_progress_tells_each_loss():
     seen = []
-    losses, _ = trained(progress=lambda *told: seen.append(told))
-    assert seen == [(index + 1, 4, loss) for index, loss in enumerate(losses)]
+    losses, _ = trained(progress=seen.append)
+    assert [(step.iteration, step.iterations, step.loss) for step in seen] == [
+        (index + 1, 4, loss) for index, loss in enumerate(losses)
+    ]
+    assert all(step.images == 3 and 0 <= step.waited_s < step.step_s for step in seen)
+    assert [step.learning_rate for step in seen] == [0.01 * poly_factor(index, 4, 0.9) for index in range(4)]
 
 
 def test_batches_without_labels_train_nothing():

@@ -145,6 +145,18 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """An integer from zero on.
+
+    Example:
+        >>> count("0")
+        0
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected an integer from zero on, got {text!r}")
+    return int(text)
+
+
 def share(text: str) -> tuple[int, int]:
     """A part of a whole.
 

@@ -13,7 +13,18 @@ from rich.markup import escape
 
 from attnbench import processes
 from attnbench.cli import published
-from attnbench.cli.arguments import Parser, amount, console_of_width, integers, positive, share, size, sizes, words
+from attnbench.cli.arguments import (
+    Parser,
+    amount,
+    console_of_width,
+    count,
+    integers,
+    positive,
+    share,
+    size,
+    sizes,
+    words,
+)
 from attnbench.config import Experiment, load_preset, preset_names, updated
 from attnbench.errors import UsageError
 from attnbench.records import Record
@@ -97,6 +108,12 @@ def _parser() -> Parser:
         "--freeze-backbone", action="store_true", default=None, help="train what stands behind the backbone alone"
     )
     accuracy.add_argument("--head", help="slot (the decode head) or linear (a 1x1 classifier on the backbone)")
+    accuracy.add_argument(
+        "--workers", type=count, metavar="N", help="processes that load data for each training run (default: 0)"
+    )
+    accuracy.add_argument(
+        "--tensorboard", action="store_true", help="write TensorBoard's events into the results folder"
+    )
     accuracy.add_argument("--iterations", type=positive, metavar="N", help="training iterations")
     accuracy.add_argument("--seeds", type=positive, metavar="N", help="training runs for each operator, seeds 0 to N-1")
 
@@ -147,7 +164,11 @@ def _experiment(arguments: argparse.Namespace) -> Experiment:
         network["output_stride"] = 4 if network["backbone"] == "small" else 8
     recipe = given(iterations="iterations")
     accuracy = given(
-        dataset="dataset", data_root="data_root", image_size="image_size", freeze_backbone="freeze_backbone"
+        dataset="dataset",
+        data_root="data_root",
+        image_size="image_size",
+        freeze_backbone="freeze_backbone",
+        workers="workers",
     )
     accuracy |= {key: part for key, part in (("network", network), ("recipe", recipe)) if part}
     if options["seeds"]:
@@ -181,6 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from attnbench import runner
     from attnbench.cli import progress
+    from attnbench.cli.training_lines import Checking
 
     if parsed.list:
         progress.list_operators(console)
@@ -195,8 +217,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress.show_plan(console, experiment, trials, parsed.output)
         return 0
     earlier = _load_earlier(parsed.against)
+    if parsed.tensorboard:
+        from attnbench.training.events import expect_tensorboard
+
+        expect_tensorboard()
     lanes = runner.lanes(experiment, trials)
-    shown = progress.follow(console, trials, runner.run(experiment, trials, parsed.output), began, lanes)
+    events = runner.run(experiment, trials, parsed.output, tensorboard=parsed.tensorboard, checking=Checking(console))
+    shown = progress.follow(console, trials, events, began, lanes)
     code = 0
     if parsed.shard and earlier is None:
         console.print(
@@ -215,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _expect_no_run(options: Mapping[str, Any]) -> None:
     """Raises a `UsageError` where something was asked for that a prediction does not have."""
     network = ("backbone", "backbone_weights", "head")
-    training = ("dataset", "data_root", "image_size", "freeze_backbone", "iterations", "seeds")
+    training = ("dataset", "data_root", "image_size", "freeze_backbone", "iterations", "seeds", "workers")
     for name in ("seconds", "compiled", *network, *training):
         if options[name] is not None:
             flag = {"compiled": "compile"}.get(name, name).replace("_", "-")

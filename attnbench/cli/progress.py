@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 import operators
+from attnbench.cli.training_lines import Log, TrainingLines, clock, live, rates
 from attnbench.config import Experiment
 from attnbench.records import Record, Trial
 from attnbench.supervisor import Event
 
 _GUESS = {"cost": 4.0, "accuracy": 20.0}
 """Seconds that a trial is taken to last before the first of its task has ended."""
-
-_SILENCE = 30.0
-"""Seconds after which a log without a progress bar says how far a training run is."""
 
 
 @dataclass
@@ -39,6 +37,12 @@ class Shown:
     present: int = 0
     inside: float = 0.0
 
+    def waiting(self) -> float | None:
+        """Share of the training time of all runs that passed while the next batch was not there, if any trained."""
+        trained = [record for record in self.records if "data_wait_share" in record]
+        seconds = sum(record["train_s"] for record in trained)
+        return sum(record["data_wait_share"] * record["train_s"] for record in trained) / seconds if seconds else None
+
     def summary(self, wall: float) -> str:
         """One sentence: what was measured, what failed, how long it took."""
         counts = collections.Counter(record["status"] for record in self.records)
@@ -48,7 +52,9 @@ class Shown:
         text = f"{fresh} trials {made}" + (f", {self.present} were there" if self.present else "")
         text += f"; {failed}" if failed else "; all ok"
         text += f". {wall:.0f} s in all"
-        return text + (f", {100 * self.inside / wall:.0f} % of it inside operators and training." if fresh else ".")
+        text += f", {100 * self.inside / wall:.0f} % of it inside operators and training." if fresh else "."
+        waiting = self.waiting()
+        return text if waiting is None else f"{text} {100 * waiting:.1f} % of training waited for data."
 
 
 class _TimeLeft:
@@ -57,26 +63,25 @@ class _TimeLeft:
     def __init__(self, trials: Sequence[Trial]) -> None:
         self._left = collections.Counter(trial.task for trial in trials)
         self._taken: dict[str, list[float]] = {"cost": [], "accuracy": []}
-        self._begun: float = time.monotonic()
-        self._partial = 0.0
+        self._partial: dict[Trial, float] = {}
 
     def present(self, trial: Trial) -> None:
         self._left[trial.task] -= 1
 
-    def advance(self, share: float) -> None:
-        self._partial = share
+    def advance(self, trial: Trial, share: float) -> None:
+        self._partial[trial] = share
 
     def finish(self, trial: Trial, seconds: float) -> None:
         self._left[trial.task] -= 1
         self._taken[trial.task].append(seconds)
-        self._partial = 0.0
+        self._partial.pop(trial, None)
 
-    def seconds(self, current: str) -> float:
+    def seconds(self) -> float:
         total = 0.0
         for task, count in self._left.items():
             taken = self._taken[task]
             each = sum(taken) / len(taken) if taken else _GUESS[task]
-            total += each * (count - (self._partial if task == current else 0.0))
+            total += each * (count - sum(share for trial, share in self._partial.items() if trial.task == task))
         return max(total, 0.0)
 
 
@@ -92,18 +97,11 @@ def follow(console: Console, trials: Sequence[Trial], events: Iterable[Event], b
     """
     shown = Shown()
     left = _TimeLeft(trials)
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-        console=console,
-        transient=True,
-    )
+    progress = live(console)
+    runs = TrainingLines(progress) if console.is_terminal else Log(console, began)
     with progress:
-        bar = progress.add_task("starting", total=len(trials), left="")
-        last = spoken = time.monotonic()
+        bar = progress.add_task("starting", total=len(trials), note="")
+        last = time.monotonic()
         for event in events:
             now = time.monotonic()
             if event.kind == "present":
@@ -114,25 +112,21 @@ def follow(console: Console, trials: Sequence[Trial], events: Iterable[Event], b
             if event.kind == "finished":
                 shown.inside += _inside(event.data, lanes)
                 left.finish(event.trial, now - last)
+                runs.end(event.trial)
                 last = now
             if event.kind == "progress":
-                left.advance(event.data["done"] / event.data["total"])
+                left.advance(event.trial, event.data["done"] / event.data["total"])
+                runs.show(event.trial, describe(event.trial), event.data)
             for line in _lines(event, now - began):
                 progress.console.print(line, highlight=False)
-                spoken = now
-            if event.kind == "progress" and not console.is_terminal and now - spoken > _SILENCE:
-                done = f"{describe(event.trial)}: iteration {event.data['done']}/{event.data['total']}"
-                console.print(f"[dim]{now - began:6.1f} s[/dim]  {done}", highlight=False)
-                spoken = now
             _update(progress, bar, event, left, len(shown.records))
     return shown
 
 
 def _update(progress: Progress, bar: TaskID, event: Event, left: _TimeLeft, done: int) -> None:
-    seconds = round(left.seconds(event.trial.task))
-    progress.update(
-        bar, completed=done, description=describe(event.trial), left=f"about {seconds // 60}:{seconds % 60:02d} left"
-    )
+    note = f"about {clock(left.seconds())} left"
+    title = "all" if event.trial.task == "accuracy" else describe(event.trial)
+    progress.update(bar, completed=done, description=title, note=note)
 
 
 def _inside(record: Record, lanes: int) -> float:
@@ -163,7 +157,8 @@ def _lines(event: Event, elapsed: float) -> Iterable[str]:
     elif event.kind == "finished" and data["status"] != "ok":
         yield f"{stamp}[red]{data['status'].replace('_', ' ')}[/red]: {data['reason']}"
     elif event.kind == "finished" and "miou" in data:
-        yield f"{stamp}mIoU {100 * data['miou']:.1f} ({data['train_s']:.0f} s)"
+        speed = f", {rates(data)}" if "data_wait_share" in data else ""
+        yield f"{stamp}mIoU {100 * data['miou']:.1f} ({data['train_s']:.0f} s{speed})"
     elif event.kind == "finished" and "samples_ms" in data:
         samples = sorted(data["samples_ms"])
         yield f"{stamp}{samples[len(samples) // 2]:.3g} ms ({len(samples)} samples)"

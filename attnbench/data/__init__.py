@@ -8,6 +8,7 @@ from attnbench.config import near
 from attnbench.data.ade20k import ADE20K
 from attnbench.data.base import SegmentationDataset
 from attnbench.data.camvid import CamVid
+from attnbench.data.checked import Progress
 from attnbench.data.cityscapes import Cityscapes
 from attnbench.data.coco_stuff import COCOStuff
 from attnbench.data.files import FileDataset
@@ -67,14 +68,19 @@ def dataset_splits(name: str, root: str | Path) -> tuple[str, ...]:
     return tuple(read_description(_description(Path(root), name))[1])
 
 
-def check_dataset(dataset: SegmentationDataset) -> None:
-    """Looks at every file's header, so that what is wrong is said before anything is trained.
+def check_dataset(dataset: SegmentationDataset, progress: Progress | None = None) -> None:
+    """Decodes every file once, so that what is wrong is said before anything is trained; what passed is remembered.
+
+    Args:
+        dataset: what is checked; one that is drawn has nothing to check.
+        progress: called after each pair of files that is decoded.
 
     Raises:
-        UsageError: naming the first file that is unreadable, or whose mask is of another kind or size.
+        UsageError: naming the first file that is unreadable, whose mask is of another kind or size, or whose labels
+            are out of range.
     """
     if isinstance(dataset, FileDataset):
-        dataset.check()
+        dataset.check(progress)
 
 
 def _context(split: str, root: str | Path | None, image_size: tuple[int, int] | None) -> ContextDataset:

@@ -97,6 +97,16 @@ def _expect_mask(mask: Image.Image, path: Path, size: tuple[int, int], modes: tu
         )
 
 
+def image_shape(path: Path) -> tuple[int, int]:
+    """Height and width in the header of an image.
+
+    Raises:
+        UsageError: if the file is missing or not an image.
+    """
+    with _reading(path, "image") as opened:
+        return opened.height, opened.width
+
+
 def read_image(path: Path) -> Image.Image:
     """RGB image of a file.
 

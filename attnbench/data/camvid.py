@@ -43,7 +43,7 @@ class CamVid(FileDataset):
 
     A folder has `train.txt`, `val.txt` and `test.txt` with one `image mask` pair a line, or, without lists, the folders
     `train` and `trainannot` (and so on) with files of equal stems. Images are PNG or WebP; masks are palette or grey
-    PNG with labels 0 to 11, of which 11 is void. Images are decoded once and kept in memory.
+    PNG with labels 0 to 11, of which 11 is void.
 
     Source:
         Brostow, Fauqueur, Cipolla: Semantic object classes in video. Pattern Recognition Letters, 2009.
@@ -56,7 +56,6 @@ class CamVid(FileDataset):
     labels = plain(len(CLASSES), ignored=[VOID])
     splits = tuple(SPLITS)
     published = {"train": 367, "val": 101, "test": 233}  # noqa: RUF012
-    keeps_images = True
 
     def __init__(self, root: str | Path, split: str = "train", image_size: tuple[int, int] | None = None) -> None:
         super().__init__(root, split, image_size)

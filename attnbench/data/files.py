@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,18 +18,17 @@ from attnbench.data.base import (
     GREY_OR_PALETTE,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    check_pair,
+    image_shape,
     image_tensor,
     read_image,
     read_mask,
 )
+from attnbench.data.checked import Progress, check_files
+from attnbench.data.kept import KeptSamples, sample_bytes
 from attnbench.data.labels import Labels
 from attnbench.errors import UsageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-
-_READERS = 8
-"""Threads that read headers: on a cold or distant disk the wait for one file is another's time."""
 
 
 class Pair(NamedTuple):
@@ -43,7 +41,8 @@ class Pair(NamedTuple):
 class FileDataset(ABC):
     """Images and masks in files. What a dataset adds is where they lie, and what their values mean.
 
-    Building one looks at names alone; `check` reads every header; labels are checked when a mask is loaded.
+    Building one looks at names alone; `check` decodes every file once. A split whose decoded samples fit into
+    `kept_bytes` stays in memory, shared with the processes that load it.
 
     Args:
         root: the folder, or one in which it lies under its usual name.
@@ -65,8 +64,8 @@ class FileDataset(ABC):
     published: Mapping[str, int] = {}
     """Number of images that each split is published with."""
     mask_modes: tuple[str, ...] = GREY_OR_PALETTE
-    keeps_images = False
-    """Whether decoded images stay in memory."""
+    kept_bytes = 512 * 2**20
+    """Largest memory of a split's decoded images and targets; a split that needs more is read anew each time."""
 
     def __init__(self, root: str | Path, split: str, image_size: tuple[int, int] | None = None) -> None:
         if split not in self.splits:
@@ -76,7 +75,8 @@ class FileDataset(ABC):
         self.root = self._find(Path(root))
         self.pairs = self._pairs(split)
         _expect_present(self.pairs)
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._kept: KeptSamples | None = None
+        self._asked_to_keep = False
 
     @abstractmethod
     def _find(self, root: Path) -> Path:
@@ -89,20 +89,49 @@ class FileDataset(ABC):
     def _targets(self, path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         return self.labels.targets(read_mask(path, size=size, modes=self.mask_modes), path)
 
-    def check(self) -> None:
-        """Reads the header of every image and mask, so that what is wrong is known before anything is trained.
+    def mask_meaning(self) -> str:
+        """What values masks may have, in words; masks that passed a check under other words are checked again."""
+        return f"{self.mask_modes}: {self.labels}"
 
-        Cost: under half a millisecond for each pair on a warm disk.
+    def check(self, progress: Progress | None = None) -> None:
+        """Decodes every image and mask, so that what is wrong is known before anything is trained.
+
+        What has passed is remembered (`attnbench.data.checked`), and not decoded again until a file changes.
+
+        Args:
+            progress: called after each file pair that is decoded.
+
+        Cost:
+            About as long as one epoch of loading with all cores, once; afterwards a look at each file's size and time.
 
         Raises:
-            UsageError: naming the first file that is unreadable, or whose mask is of another kind or size.
+            UsageError: naming the first file that is missing, unreadable or of another kind or size, or has labels out
+                of range.
         """
-        pool = ThreadPoolExecutor(_READERS)
-        try:
-            for _ in pool.map(lambda pair: check_pair(*pair, modes=self.mask_modes), self.pairs):
-                pass
-        finally:
-            pool.shutdown(cancel_futures=True)
+        check_files(self, progress)
+
+    def keep(self) -> None:
+        """Makes the memory for decoded samples, where they fit; before processes that load are started.
+
+        Raises:
+            UsageError: if the header of an image is unreadable.
+        """
+        if self._asked_to_keep:
+            return
+        self._asked_to_keep = True
+        first = self._shape(0)
+        if len(self) * sample_bytes(first) > 2 * self.kept_bytes:
+            return
+        shapes = [first, *(self._shape(index) for index in range(1, len(self)))]
+        if sum(map(sample_bytes, shapes)) <= self.kept_bytes:
+            self._kept = KeptSamples(shapes)
+
+    def _shape(self, index: int) -> tuple[int, int]:
+        return self.image_size or image_shape(self.pairs[index].image)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a process that is not forked gets: memory cannot be sent, and is made again there."""
+        return {**self.__dict__, "_kept": None, "_asked_to_keep": False}
 
     def __len__(self) -> int:
         """Number of images."""
@@ -114,12 +143,23 @@ class FileDataset(ABC):
         Raises:
             UsageError: if a file is unreadable, or a mask has a label out of range.
         """
-        kept = self._kept.get(index)
+        self.keep()
+        kept = None if self._kept is None else self._kept.get(index)
         if kept is None:
             kept = self.load(index)
-            if self.keeps_images:
-                self._kept[index] = kept
+            if self._kept is not None:
+                self._kept.put(index, *kept)
         return kept
+
+    def decode(self, index: int) -> tuple[Image.Image, NDArray[np.uint8]]:
+        """Image and targets `(H, W)` as their files have them, whatever `image_size` is.
+
+        Raises:
+            UsageError: if a file is unreadable, or a mask has a label out of range.
+        """
+        image_path, mask_path = self.pairs[index]
+        image = read_image(image_path)
+        return image, self._targets(mask_path, image.size)
 
     def load(self, index: int) -> tuple[Tensor, Tensor]:
         """Reads image and target from their files, whether or not they are kept in memory.
@@ -127,9 +167,7 @@ class FileDataset(ABC):
         Raises:
             UsageError: if a file is unreadable, or a mask has a label out of range.
         """
-        image_path, mask_path = self.pairs[index]
-        image = read_image(image_path)
-        targets = self._targets(mask_path, image.size)
+        image, targets = self.decode(index)
         if self.image_size is not None:
             size = self.image_size[::-1]
             image = image.resize(size, Image.Resampling.BILINEAR)

@@ -113,6 +113,10 @@ class Folder(FileDataset):
             return super()._targets(path, size)
         return self._colours.targets(read_mask(path, size=size, modes=self.mask_modes), path)
 
+    def mask_meaning(self) -> str:
+        """The description, in which the masks' values or colours stand."""
+        return repr(self._description)
+
     def _pairs(self, split: str) -> list[Pair]:
         folders = self._folders[split]
         images, masks = self.root / folders.images, self.root / folders.masks

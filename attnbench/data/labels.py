@@ -55,12 +55,11 @@ class Labels:
         Raises:
             UsageError: if a value must not occur.
         """
-        targets = self._table[values]
-        strange = targets == _STRANGE
-        if strange.any():
-            found = np.unique(values[strange])
+        occurs = np.bincount(values.ravel(), minlength=256) > 0
+        found = np.flatnonzero(occurs & (self._table == _STRANGE))
+        if len(found):
             raise UsageError(f"mask {str(path)!r}: expected labels {self}, got {', '.join(map(str, found[:5]))}")
-        return targets.astype(np.uint8)
+        return self._table.astype(np.uint8)[values]
 
     def __str__(self) -> str:
         known = np.flatnonzero(self._table != _STRANGE)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from attnbench.config import Recipe
 from attnbench.data.base import SegmentationDataset
+from attnbench.data.files import FileDataset
 from attnbench.data.transforms import Augmentation, collate
 from attnbench.errors import UsageError
 
 Place = tuple[int, int, int]
 """Iteration, slot in the batch, index of the image."""
+
+Batch = tuple[Tensor, Tensor]
+"""Images float32 `(B, 3, H, W)` and targets int64 `(B, H, W)`."""
 
 
 class BatchOrder(Sampler[list[Place]]):
@@ -53,6 +59,24 @@ class BatchOrder(Sampler[list[Place]]):
             yield [(iteration, slot, next(indices)) for slot in range(self.batch_size)]
 
 
+@runtime_checkable
+class Cropping(Protocol):
+    """A dataset that makes its own samples to train on, from places."""
+
+    def crops(self, recipe: Recipe, seed: int) -> Dataset[tuple[Tensor, Tensor]]:
+        """What the recipe makes of the places that it is asked for."""
+        ...
+
+
+class _Fault:
+    """What went wrong in a process that loads, in place of its batch."""
+
+    def __init__(self, error: Exception) -> None:
+        # an error that cannot be sent would never arrive, so that the others go as words
+        sent = isinstance(error, UsageError | MemoryError)
+        self.error = error if sent else RuntimeError(f"{type(error).__name__}: {error}")
+
+
 class _Augmented(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, dataset: SegmentationDataset, augmentation: Augmentation) -> None:
         self.dataset = dataset
@@ -64,15 +88,50 @@ class _Augmented(Dataset[tuple[Tensor, Tensor]]):
         return self.augmentation(image, target, iteration=iteration, slot=slot)
 
 
+class _LoadedBatch(Dataset[Batch | _Fault]):
+    """Whole batches: what a `DataLoader` without batching of its own is given."""
+
+    def __init__(self, samples: Dataset[Batch]) -> None:
+        self.samples = samples
+
+    def __getitem__(self, places: list[Place]) -> Batch | _Fault:
+        try:
+            return collate([self.samples[place] for place in places])
+        except Exception as error:
+            if get_worker_info() is None:
+                raise
+            return _Fault(error)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class Batches:
+    """Batches in the order of a sampler; an error of a process that loads is raised here as it was there."""
+
+    def __init__(self, loader: DataLoader[Batch | _Fault]) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            if isinstance(batch, _Fault):
+                raise batch.error
+            yield batch
+
+
 def training_batches(
     dataset: SegmentationDataset, recipe: Recipe, *, seed: int, num_workers: int = 0, pin_memory: bool = False
-) -> DataLoader[tuple[Tensor, Tensor]]:
+) -> Batches:
     """`recipe.iterations` batches of images float32 `(B, 3, H, W)` and targets int64 `(B, H, W)`.
 
     The batches depend on the seed alone, not on the number of workers; the global random state is left untouched.
 
     Args:
-        dataset: where the images come from.
+        dataset: where the images, or features of them, come from.
         recipe: batch size, iterations and augmentation.
         seed: seed of order and augmentation.
         num_workers: processes that load; 0 loads in this one.
@@ -81,6 +140,26 @@ def training_batches(
     Raises:
         UsageError: if the dataset is empty or the recipe does not fit it.
     """
+    order = BatchOrder(len(dataset), batch_size=recipe.batch_size, iterations=recipe.iterations, seed=seed)
+    if num_workers and isinstance(dataset, FileDataset):
+        dataset.keep()
+    # forked processes share the memory that decoded images are kept in, and start at once
+    forks = "fork" in multiprocessing.get_all_start_methods()
+    samples = dataset.crops(recipe, seed) if isinstance(dataset, Cropping) else _augmented(dataset, recipe, seed)
+    loader: DataLoader[Batch | _Fault] = DataLoader(
+        _LoadedBatch(samples),
+        sampler=order,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        multiprocessing_context="fork" if num_workers and forks else None,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return Batches(loader)
+
+
+def _augmented(dataset: SegmentationDataset, recipe: Recipe, seed: int) -> _Augmented:
     augmentation = Augmentation(
         dataset.mean,
         dataset.std,
@@ -92,12 +171,4 @@ def training_batches(
         base_scale=recipe.base_scale,
         category_max_ratio=recipe.category_max_ratio,
     )
-    order = BatchOrder(len(dataset), batch_size=recipe.batch_size, iterations=recipe.iterations, seed=seed)
-    return DataLoader(
-        _Augmented(dataset, augmentation),
-        batch_sampler=order,
-        num_workers=num_workers,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    return _Augmented(dataset, augmentation)

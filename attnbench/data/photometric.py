@@ -61,16 +61,17 @@ class Distortion:
         """
         image = image.float()
         if self.brightness:
-            image = (image + self.brightness).clamp(0, 255)
+            image = (image + self.brightness).clamp_(0, 255)
         if self.contrast_first:
             image = self._contrasted(image)
-        if self.saturation != 1 or self.hue:
-            hue, saturation, value = _to_hsv(image)
-            image = _to_rgb(hue + 6 * self.hue, (saturation * self.saturation).clamp(0, 1), value)
+        if self.saturation != 1:
+            image = _saturated(image, self.saturation)
+        if self.hue:
+            image = _turned(image, self.hue)
         return image if self.contrast_first else self._contrasted(image)
 
     def _contrasted(self, image: Tensor) -> Tensor:
-        return image if self.contrast == 1 else (image * self.contrast).clamp(0, 255)
+        return image if self.contrast == 1 else (image * self.contrast).clamp_(0, 255)
 
 
 def draw_distortion(draw: np.random.Generator) -> Distortion:
@@ -92,21 +93,26 @@ def draw_distortion(draw: np.random.Generator) -> Distortion:
     )
 
 
-def _to_hsv(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hue in sixths of the circle, saturation from 0 to 1, and value in the image's unit: `(H, W)` each."""
+def _saturated(image: Tensor, factor: float) -> Tensor:
+    """The image with its saturation `(V - min) / V` multiplied by `factor`, at most 1; value and hue stay."""
+    value = image.amax(0)
+    return value - (value - image).mul_((value / _divisor(value - image.amin(0))).clamp_(max=factor))
+
+
+def _turned(image: Tensor, turn: float) -> Tensor:
+    """The image with its hue turned by a part of the circle; value and saturation stay."""
     red, green, blue = image
     value = image.amax(0)
     chroma = value - image.amin(0)
-    divisor = chroma.where(chroma > 0, 1)
+    divisor = _divisor(chroma)
     hue = torch.where(
         value == red,
         (green - blue) / divisor,
         torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
-    )
-    return hue, chroma / value.where(value > 0, 1), value
+    )  # (H, W), in sixths of the circle
+    along = (torch.tensor([5.0, 3.0, 1.0]).view(3, 1, 1) + (hue + 6 * turn)) % 6  # (3, H, W)
+    return value - torch.minimum(along, 4 - along).clamp_(0, 1).mul_(chroma)
 
 
-def _to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    offsets = torch.tensor([5.0, 3.0, 1.0]).view(3, 1, 1)
-    along = (offsets + hue) % 6  # (3, H, W)
-    return value - value * saturation * torch.minimum(along, 4 - along).clamp(0, 1)
+def _divisor(chroma: Tensor) -> Tensor:
+    return chroma.where(chroma > 0, 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnbench.data.photometric import draw_distortion
+from attnbench.data.resizing import resized_window
 from attnbench.errors import UsageError
 from attnbench.metrics import IGNORE_INDEX
 
@@ -105,11 +106,12 @@ class Augmentation:
         distortion = draw_distortion(draw) if self.photometric else None
         if self.base_scale is not None:
             scale *= _fitting(target, self.base_scale)
-        if scale != 1.0:
-            image, target = _resize(image, target, scale)
+        size = _scaled(target, scale)
+        target = _resized_labels(target, size)
         if self.crop_size is not None:
             place = self._varied_place(target, self.crop_size, (top, left), draw)
-            image, target = _crop(image, place), _crop(target, place)
+            target = _crop(target, place)
+            image = _crop(image, place) if size == image.shape[-2:] else resized_window(image, size, *place)
         if self.flip and mirror:
             image, target = image.flip(-1), target.flip(-1)
         if distortion is not None:
@@ -142,16 +144,17 @@ def _varied(target: Tensor, largest: float) -> bool:
     return len(counts) > 1 and int(counts.max()) < largest * int(counts.sum())
 
 
-def _resize(image: Tensor, target: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    size = tuple(max(1, round(scale * side)) for side in target.shape)
-    if size == tuple(target.shape):
-        return image, target
-    # the last bits depend on the number of threads, which loading processes have fewer of: in double they are cut off
-    precise = F.interpolate(image[None].double(), size, mode="bilinear", align_corners=False, antialias=scale < 1)[0]
-    resized = precise.float()
+def _scaled(target: Tensor, scale: float) -> tuple[int, int]:
+    height, width = (max(1, round(scale * side)) for side in target.shape)
+    return height, width
+
+
+def _resized_labels(target: Tensor, size: tuple[int, int]) -> Tensor:
+    if size == target.shape:
+        return target
     # `nearest` takes the upper left corner of the source pixel and would shift the labels by half a pixel
     labels = F.interpolate(target[None, None].float(), size, mode="nearest-exact")[0, 0]
-    return resized, labels.to(target.dtype)
+    return labels.to(target.dtype)
 
 
 _Place = tuple[slice, slice]

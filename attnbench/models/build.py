@@ -109,6 +109,7 @@ def build_head(
         num_classes,
         operator,
         channels=network.head_channels,
+        reduction_kernel=network.reduction_kernel,
         concat_input=network.concat_input,
         dropout=network.dropout,
     )

@@ -16,13 +16,15 @@ class DecodeHead(nn.Module):
     """From a backbone's features to logits, by way of an operator.
 
     Equation: `x = ConvNormReLU(features)`, `y = ConvNormReLU(operator(x))`, with `concat_input`
-    `y <- ConvNormReLU([features; y])`, `logits = W Dropout2d(y) + b`; the first three convolutions are 3x3.
+    `y <- ConvNormReLU([features; y])`, `logits = W Dropout2d(y) + b`; the convolutions are 3x3,
+    the first `reduction_kernel` wide.
 
     Args:
         in_channels: channels of the features.
         num_classes: classes of the logits.
         operator: what sits in the slot; its `channels` are the slot's.
         channels: channels behind the slot.
+        reduction_kernel: kernel of the convolution in front of the slot.
         concat_input: whether the features are concatenated to what comes out of the slot and mixed by a
             further convolution.
         dropout: rate at which whole channels are dropped in front of the classifier.
@@ -31,9 +33,9 @@ class DecodeHead(nn.Module):
         `(B, in_channels, H, W) -> (B, num_classes, H, W)`.
 
     Cost:
-        `N (9 in_channels C + 9 C channels + channels num_classes)` multiply-accumulates around the
-        operator's, `C` being the slot's channels; `concat_input` adds `9 N (in_channels + channels)
-        channels`.
+        `N (k^2 in_channels C + 9 C channels + channels num_classes)` multiply-accumulates around the
+        operator's, `C` being the slot's channels and `k` the first kernel; `concat_input` adds
+        `9 N (in_channels + channels) channels`.
 
     Raises:
         UsageError: if `num_classes` is not positive or `dropout` not in [0, 1).
@@ -56,13 +58,14 @@ class DecodeHead(nn.Module):
         operator: AttentionOperator,
         *,
         channels: int = 256,
+        reduction_kernel: int = 3,
         concat_input: bool = False,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
         _expect_settings("DecodeHead", num_classes, dropout)
         self.num_classes = num_classes
-        self.reduction = ConvNormReLU(in_channels, operator.channels)
+        self.reduction = ConvNormReLU(in_channels, operator.channels, kernel_size=reduction_kernel)
         self.operator = operator
         self.auxiliary: Mapping[str, Auxiliary] = dict(operator.spec.auxiliary)
         self.bottleneck = ConvNormReLU(operator.channels, channels)

@@ -20,6 +20,7 @@ from attnbench.models.mmseg.checkpoint import Checkpoint, read_checkpoint
 from attnbench.models.mmseg.heads import DualHead
 from attnbench.models.mmseg.segmentor import MMSegSegmentor, from_checkpoint
 from attnbench.models.segmentor import Segmentor
+from attnbench.models.weights import mismatch
 from attnbench.records import Implementation
 from operators.interface import AttentionOperator
 from operators.registry import names
@@ -104,10 +105,10 @@ def _ours(checkpoint: Checkpoint, built: Any, path: str) -> Saved:
         settings=settings,
         auxiliary_weight=1.0 if auxiliary else 0.0,
     )
-    try:
-        model.load_state_dict(checkpoint.state_dict)
-    except RuntimeError as error:
-        raise UsageError(f"checkpoint {path!r}: expected the weights of its own description, got {error}") from error
+    found = mismatch(model.state_dict(), checkpoint.state_dict)
+    if found:
+        raise UsageError(f"checkpoint {path!r}: expected the weights of its own description, got {found}")
+    model.load_state_dict(checkpoint.state_dict, strict=False)
     return Saved(model.eval(), built["operator"], network, built["num_classes"], implementation, json.dumps(settings))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ def load_weights(backbone: nn.Module, path: str | Path) -> None:
     """Loads the weights in the file `path` into `backbone`, all of them or none.
 
     A state dict may be nested under `"state_dict"`, and its keys may be prefixed with `module.` and
-    `backbone.`; where some have the latter, only those are read. A classifier `fc.*` is not read, and the
-    counters of batches that old checkpoints lack keep their value.
+    `backbone.`; where some have the latter, only those are read. A deep stem may have mmsegmentation's names. A
+    classifier `fc.*` is not read, and the counters of batches that old checkpoints lack keep their value.
 
     Args:
         backbone: what to load into.
@@ -30,11 +31,34 @@ def load_weights(backbone: nn.Module, path: str | Path) -> None:
     Raises:
         UsageError: if the file is missing or unreadable, or a key is missing, unexpected or of another shape.
     """
+    backbone.load_state_dict(read_weights(backbone, path), strict=False)
+
+
+def read_weights(backbone: nn.Module, path: str | Path) -> dict[str, Tensor]:
+    """Entries of the file `path` for `backbone`, which may be on the meta device and is left as it is.
+
+    Raises:
+        UsageError: see `load_weights`.
+    """
     file = Path(path)
     if not file.is_file():
         raise UsageError(f"backbone weights: expected an existing file, got {str(path)!r}")
     given = _backbone_entries(_state_dict(_read(file), file))
-    own = backbone.state_dict()
+    found = mismatch(backbone.state_dict(), given)
+    if found:
+        raise UsageError(
+            f"backbone weights {str(path)!r}: expected the keys of this {type(backbone).__name__}, got {found}"
+        )
+    return given
+
+
+def mismatch(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """What of `given` does not fit `own`, the first few names of each kind; nothing where all fits.
+
+    Example:
+        >>> mismatch({"a": torch.zeros(2), "b": torch.zeros(1)}, {"a": torch.zeros(3), "c": torch.zeros(1)})
+        '1 missing: b; 1 unexpected: c; 1 of another shape: a (expected (2,), got (3,))'
+    """
     missing = [name for name in own if name not in given and not name.endswith(".num_batches_tracked")]
     unexpected = [name for name in given if name not in own]
     reshaped = [
@@ -43,12 +67,7 @@ def load_weights(backbone: nn.Module, path: str | Path) -> None:
         if name in own and own[name].shape != tensor.shape
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    if any(faults.values()):
-        told = "; ".join(f"{len(names)} {fault}: {_first(names)}" for fault, names in faults.items() if names)
-        raise UsageError(
-            f"backbone weights {str(path)!r}: expected the keys of this {type(backbone).__name__}, got {told}"
-        )
-    backbone.load_state_dict(given, strict=False)
+    return "; ".join(f"{len(names)} {fault}: {_first(names)}" for fault, names in faults.items() if names)
 
 
 def _first(names: Iterable[str]) -> str:
@@ -104,4 +123,9 @@ def _backbone_entries(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state = {
             name.removeprefix("backbone."): tensor for name, tensor in state.items() if name.startswith("backbone.")
         }
-    return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    return {_own_name(name): tensor for name, tensor in state.items() if not name.startswith("fc.")}
+
+
+def _own_name(name: str) -> str:
+    """Name of an entry; mmsegmentation has the last normalisation of a deep stem inside the stem."""
+    return re.sub(r"^stem\.", "conv1.", re.sub(r"^stem\.7\.", "bn1.", name))

@@ -156,7 +156,26 @@ def _score_cell(key: str) -> Callable[[Row], Cell]:
         text = mean_std(float(row[key]), std, signed=key == "gain")
         borrowed = "‡" if row["accuracy_of"] != row["implementation"] else ""
         runs = f" ({seeds})" if key in ("miou", "gain") else ""
-        return Cell(text + runs + borrowed, 100 * float(row[key]), text + borrowed)
+        marks = ("*" if key == "gain" and row.get("gain_real") is True else "") + borrowed
+        return Cell(text + runs + marks, 100 * float(row[key]), text + marks)
+
+    return cell
+
+
+def interval_columns() -> list[Column]:
+    """Intervals of mIoU and of its gain."""
+    headers = {"miou": "95 % of mIoU", "gain": "95 % of the gain"}
+    return [Column(f"{key}_low", header, header, _interval_cell(key)) for key, header in headers.items()]
+
+
+def _interval_cell(key: str) -> Callable[[Row], Cell]:
+    sign = "+" if key == "gain" else ""
+
+    def cell(row: Row) -> Cell:
+        ends = [row.get(f"{key}_{end}") for end in ("low", "high")]
+        if not all(map(present, ends)):
+            return Cell(STATUSES["not measured"])
+        return Cell("[" + ", ".join(f"{100 * float(end):{sign}.1f}" for end in ends if end is not None) + "]")
 
     return cell
 

@@ -42,6 +42,7 @@ _ACCURACY = (
     "train_split",
     "eval_split",
     "freeze_backbone",
+    "cache_features",
     "weights_hash",
     "threads",
 )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from attnbench.records import Record
+from attnbench.report.seeds import add_intervals
 from attnbench.statistics import median, summarise, summarise_ratio
 
 ROW = ("operator", "implementation", "settings")
@@ -78,6 +79,8 @@ def accuracy_row(trials: Sequence[Record]) -> dict[str, Any]:
     row["params_network"] = scored[0]["params"] if scored else None
     for name in ("train_s", "eval_s"):
         row[name] = _mean_std([trial[name] for trial in scored])[0]
+    for name in ("train_images_per_s", "data_wait_share"):
+        row[name] = _mean_std([trial[name] for trial in scored if name in trial])[0]
     row["train_images"] = scored[0].get("train_images") if scored else None
     row["eval_images"] = scored[0].get("eval_images") if scored else None
     row["source_accuracy"] = trials[0]["source"]
@@ -88,13 +91,14 @@ def accuracy_row(trials: Sequence[Record]) -> dict[str, Any]:
 
 
 def add_gains(rows: Sequence[dict[str, Any]]) -> None:
-    """Adds to each accuracy row its gain in mIoU over the 3x3 convolution, paired by seed."""
+    """Adds to each accuracy row its gain in mIoU over the 3x3 convolution, and what the seeds say of both."""
     control: dict[int, float] = next((row["seed_miou"] for row in rows if row["operator"] == CONTROL), {})
     for row in rows:
         own: dict[int, float] = row["seed_miou"] if row["operator"] != CONTROL else {}
         gains = [own[seed] - control[seed] for seed in own if seed in control]
         row["gain"], row["gain_std"] = _mean_std(gains)
         row["gain_seeds"] = len(gains)
+    add_intervals(rows, CONTROL)
 
 
 def add_ranks(rows: Sequence[dict[str, Any]]) -> None:

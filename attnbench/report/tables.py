@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from attnbench.report.cells import Cell, Column, Row, class_cell, mode_columns, number, percent, score_columns
+from attnbench.report.cells import (
+    Cell,
+    Column,
+    Row,
+    class_cell,
+    interval_columns,
+    mode_columns,
+    number,
+    percent,
+    score_columns,
+)
 from attnbench.report.frames import Frame
 from attnbench.report.rows import MODES
 from attnbench.report.wording import (
@@ -27,7 +37,7 @@ _MODES_LEGEND = (
     "fwd: forward pass in evaluation; train: forward and backward pass. MACs: multiply-accumulates of a "
     "forward pass; FLOPs = 2 × MACs. Peak: memory on top of weights and inputs."
 )
-_RATIO_LEGEND = "/ conv3x3: median, over rounds, of the latency's ratio to the 3x3 convolution in the same round."
+_RATIO_LEGEND = "/ conv3x3: median, over rounds, of the latency's ratio to the 3x3 convolution beside it."
 _RANK_LEGEND = "Rank: by that ratio; a range where the 95 % intervals of several operators overlap, which are tied."
 _COST_LEGEND = (
     _MODES_LEGEND,
@@ -46,6 +56,13 @@ _BRIEF = ("title", "params", "macs", "peak_mib", "ratio", "rank_forward", "miou"
 _ACCURACY_LEGEND = (
     "mIoU, mAcc, aAcc: mean ± standard deviation (number of seeds). Gain: mIoU minus that of conv3x3, paired "
     "by seed. ‡: has the accuracy of the reference implementation, which computes the same function (by test).",
+)
+
+
+_SEEDS_LEGEND = (
+    "95 % of mIoU: percentile bootstrap over the seeds, which is too narrow for few; it says how much these runs vary, "
+    "not how much another recipe would. 95 % of the gain: Student's interval of the differences paired by seed. "
+    "*: the gain (or loss) is more than chance at 5 % for all rows together (paired t test, Holm's correction).",
 )
 
 
@@ -86,6 +103,7 @@ def comparison_table(frame: Frame) -> Table:
         title += f"; mIoU: {accuracy_title(frame.accuracy)}"
     cost_legend = _PREDICTED_LEGEND if frame.cost.get("predicted") else _COST_LEGEND
     legend = [*cost_legend, *(_ACCURACY_LEGEND if frame.accuracy else ())]
+    legend += _SEEDS_LEGEND[-1:] if _has_intervals(frame) else ()
     return build_table(title, columns, frame, legend, [*_cost_notes(frame), *_accuracy_notes(frame)])
 
 
@@ -108,6 +126,7 @@ def accuracy_table(frame: Frame) -> Table:
     columns = [
         Column("title", "Operator", "Operator", lambda row: Cell(label(row))),
         *score_columns(),
+        *interval_columns(),
         number("params_network", "Params of the network (M)", "Params (M)", 1e6),
         number("train_s", "Training (s)", "Training (s)", 1.0, better=None),
     ]
@@ -115,7 +134,7 @@ def accuracy_table(frame: Frame) -> Table:
         _heading(frame),
         columns,
         frame,
-        [*_ACCURACY_LEGEND, _BOLD],
+        [*_ACCURACY_LEGEND, *(_SEEDS_LEGEND if _has_intervals(frame) else ()), _BOLD],
         [*_accuracy_notes(frame), f"Setting: {details(frame.accuracy)}."],
     )
     return _with_ceiling(table, frame)
@@ -129,6 +148,10 @@ def class_table(frame: Frame) -> Table:
     columns += [Column("iou", f"{name} (%)", name, class_cell(name), "high") for name in classes]
     columns.append(Column("miou", "mean (%)", "mean", lambda row: percent(row["miou"]), "high"))
     return build_table(_heading(frame), columns, frame, [_BOLD], [])
+
+
+def _has_intervals(frame: Frame) -> bool:
+    return any(present(row.get("miou_low")) for row in _rows(frame))
 
 
 def _heading(frame: Frame) -> str:
@@ -219,4 +242,12 @@ def _accuracy_notes(frame: Frame) -> list[str]:
         if row["failed_seeds"] and row["accuracy_of"] == row["implementation"]:
             status = f"{int(row['failed_seeds'])} training run(s) failed"
             notes.append(f"{label(row)}: {status}: {row['reason_accuracy']}.")
-    return distinct(notes)
+    return distinct([*notes, *_waiting_notes(rows)])
+
+
+def _waiting_notes(rows: Sequence[Row]) -> list[str]:
+    shares = [float(row["data_wait_share"]) for row in rows if present(row.get("data_wait_share"))]
+    if not shares:
+        return []
+    mean, most = (f"{100 * share:.1f} %" for share in (sum(shares) / len(shares), max(shares)))
+    return [f"Training waited for data {mean} of its time, at most {most} (mean over operators, and the largest)."]

@@ -96,14 +96,18 @@ def accuracy_title(accuracy: Mapping[str, Any]) -> str:
     if "image_size" in accuracy:
         parts.append("×".join(map(str, accuracy["image_size"])) + " images")
     if "network.backbone" in accuracy:
-        parts.append(
-            f"{accuracy['network.backbone']} backbone" + (" (frozen)" if accuracy.get("freeze_backbone") else "")
-        )
+        parts.append(f"{accuracy['network.backbone']} backbone{_frozen(accuracy)}")
     if accuracy.get("network.head") == "linear":
         parts.append("linear head")
     if "recipe.iterations" in accuracy:
         parts.append(f"{accuracy['recipe.iterations']} iterations of {accuracy.get('recipe.batch_size', '?')} images")
     return ", ".join([*parts, _DEVICES[accuracy["device"]]])
+
+
+def _frozen(accuracy: Mapping[str, Any]) -> str:
+    if not accuracy.get("freeze_backbone"):
+        return ""
+    return " (frozen, features cached)" if accuracy.get("cache_features") else " (frozen)"
 
 
 def details(setting: Mapping[str, Any]) -> str:

@@ -19,10 +19,14 @@ from attnbench.training.optimization import (
     set_batch_norm_momentum,
     set_learning_rates,
 )
+from attnbench.training.watching import Step, Watch, Watcher
 
 __all__ = [
     "BatchCount",
     "PixelWeights",
+    "Step",
+    "Watch",
+    "Watcher",
     "autocast",
     "batch_count",
     "build_optimizer",

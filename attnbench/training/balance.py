@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -46,8 +46,9 @@ def label_counts(dataset: SegmentationDataset) -> Tensor:
         labelled pixels.
     """
     counts = torch.zeros(len(dataset.classes), 3, dtype=torch.int64)
+    target_of: Callable[[int], Tensor] = getattr(dataset, "target", lambda index: dataset[index][1])
     for index in range(len(dataset)):
-        target = dataset[index][1].long().flatten()
+        target = target_of(index).long().flatten()
         pixels = torch.bincount(target, minlength=IGNORE_INDEX + 1)[: len(dataset.classes)]
         counts += torch.stack([pixels, pixels.sum() * (pixels > 0), pixels.sum().expand_as(pixels)], dim=1)
     return counts

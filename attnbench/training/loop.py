@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
 
 import torch
 from torch import nn
@@ -20,9 +20,7 @@ from attnbench.training.optimization import (
     set_batch_norm_momentum,
     set_learning_rates,
 )
-
-Progress = Callable[[int, int, float], None]
-"""Called after each iteration with the iterations done, their total, and the loss."""
+from attnbench.training.watching import Step, Watcher, timed
 
 
 def fit(
@@ -33,7 +31,7 @@ def fit(
     seed: int,
     device: torch.device | str,
     freeze_backbone: bool = False,
-    progress: Progress | None = None,
+    progress: Watcher | None = None,
     num_workers: int = 0,
 ) -> list[float]:
     """Trains `model` in place.
@@ -48,7 +46,7 @@ def fit(
         seed: seed of order, augmentation and of what the model draws, such as dropout.
         device: where to train.
         freeze_backbone: whether the backbone keeps its weights and statistics.
-        progress: called after each iteration with the iterations done, their total, and the loss.
+        progress: called after each iteration with what it was like.
         num_workers: processes that load; the result does not depend on it.
 
     Returns:
@@ -68,7 +66,8 @@ def fit(
         set_batch_norm_momentum(model, recipe.batch_norm_momentum)
         optimizer = build_optimizer(model, recipe)
         scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "float16")
-        for iteration, (images, target) in enumerate(batches):
+        began = time.perf_counter()
+        for iteration, ((images, target), waited) in enumerate(timed(batches)):
             set_learning_rates(optimizer, iteration, recipe)
             images = images.to(device, memory_format=layout, non_blocking=True)
             target = target.to(device, non_blocking=True)
@@ -81,5 +80,8 @@ def fit(
             optimizer_step(model, optimizer, scaler, loss, recipe.clip_gradient_norm)
             losses.append(value)
             if progress is not None:
-                progress(iteration + 1, recipe.iterations, value)
+                rate = optimizer.param_groups[0]["lr"]
+                seconds = time.perf_counter() - began
+                progress(Step(iteration + 1, recipe.iterations, value, rate, len(images), waited, seconds))
+            began = time.perf_counter()
     return losses
