@@ -238,7 +238,7 @@ def _train(
                 trial,
                 training,
                 shown,
-                lambda done, _, bar=bar: progress.update(bar, completed=done),  # type: ignore[misc]
+                lambda step, bar=bar: progress.update(bar, completed=step.iteration),  # type: ignore[misc]
             )
             progress.remove_task(bar)
             progress.console.print(f"{network.title}: mIoU {100 * network.miou:.1f}", highlight=False)

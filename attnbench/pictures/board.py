@@ -60,7 +60,8 @@ class Sheet:
         """The sheet as `"png"`, `"pdf"` or `"svg"`; equal sheets give equal bytes."""
         buffer = io.BytesIO()
         with style():
-            self.figure.savefig(buffer, format=kind, dpi=dpi, metadata=_METADATA[kind])
+            smallest = {"pil_kwargs": {"optimize": True}} if kind == "png" else {}
+            self.figure.savefig(buffer, format=kind, dpi=dpi, metadata=_METADATA[kind], **smallest)
         return buffer.getvalue()
 
     def write(self, folder: Path, kind: str, dpi: int) -> Path:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from attnbench.config import Amp
 from attnbench.data.base import SegmentationDataset
 from attnbench.data.transforms import normalise
 from attnbench.errors import UsageError
@@ -20,11 +20,9 @@ from attnbench.models.saved import load_any
 from attnbench.pictures.scenes import Scene
 from attnbench.records import Trial
 from attnbench.training import fit
+from attnbench.training.watching import Watcher
 from operators import registry
 from operators.interface import AttentionOperator
-
-Progress = Callable[[int, int], None]
-"""Called with the iterations done, and their total."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +58,7 @@ class Answer:
 
 
 def train(
-    trial: Trial, training: SegmentationDataset, scored: SegmentationDataset, progress: Progress | None = None
+    trial: Trial, training: SegmentationDataset, scored: SegmentationDataset, progress: Watcher | None = None
 ) -> Trained:
     """Trains and scores the network of an accuracy trial, as a comparison does.
 
@@ -81,10 +79,6 @@ def train(
         auxiliary_weight=trial.recipe.auxiliary_weight,
     )
 
-    def tell(done: int, total: int, _: float) -> None:
-        if progress is not None:
-            progress(done, total)
-
     fit(
         model,
         training,
@@ -92,9 +86,9 @@ def train(
         seed=trial.seed,
         device=trial.device,
         freeze_backbone=bool(trial.freeze_backbone),
-        progress=tell,
+        progress=progress,
     )
-    return _scored(trial.operator, model, scored, trial.device)
+    return _scored(trial.operator, model, scored, trial.device, trial.recipe.amp)
 
 
 def load_trained(path: Path, scored: SegmentationDataset, device: str) -> Trained:
@@ -112,8 +106,8 @@ def load_trained(path: Path, scored: SegmentationDataset, device: str) -> Traine
     return _scored(saved.operator, saved.model, scored, device)
 
 
-def _scored(operator: str, model: nn.Module, scored: SegmentationDataset, device: str) -> Trained:
-    scores = evaluate(model, scored, device=device)
+def _scored(operator: str, model: nn.Module, scored: SegmentationDataset, device: str, amp: Amp = "off") -> Trained:
+    scores = evaluate(model, scored, device=device, amp=amp)
     return Trained(operator, registry.get(operator).spec.title, model.eval(), scores.miou)
 
 
