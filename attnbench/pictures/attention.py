@@ -20,7 +20,6 @@ from attnbench.pictures.scenes import Pixel, Scene, place_on_map
 NO_WEIGHTS = "no weights\nover positions"
 _HEADS = 8
 """Heads that a sheet holds at most."""
-_BOTTOM = 0.48
 
 
 def attention_sheet(
@@ -39,7 +38,7 @@ def attention_sheet(
     asked = [(scene, pixel) for scene in scenes for pixel in scene.pixels]
     labels = [f"image {scene.index}\npixel\n{row}, {column}" for scene, (row, column) in asked]
     headings = ["Input", *(f"{network.title}\nmIoU {100 * network.miou:.1f}" for network in networks)]
-    board = Board(headings, labels, aspect=_aspect(scenes), notes=(1,), bottom=_BOTTOM)
+    board = Board(headings, labels, aspect=_aspect(scenes), notes=(1,), bars=True)
     signs: set[bool] = set()
     for panels, (scene, pixel) in zip(board.panels, asked, strict=True):
         _show_input(panels[0], networks, dataset, scene, pixel)
@@ -74,7 +73,7 @@ def heads_sheet(
     shown = min(len(first), _HEADS)
     labels = [f"image {scene.index}\npixel\n{row}, {column}" for scene, (row, column) in asked]
     headings = ["Input", *(f"head {head + 1} of {len(first)}" for head in range(shown))]
-    board = Board(headings, labels, aspect=_aspect(scenes), notes=(1,), bottom=_BOTTOM)
+    board = Board(headings, labels, aspect=_aspect(scenes), notes=(1,), bars=True)
     signs: set[bool] = set()
     for panels, (scene, pixel), heads in zip(board.panels, asked, found, strict=True):
         _show_input(panels[0], [network], dataset, scene, pixel)

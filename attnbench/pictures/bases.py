@@ -19,7 +19,6 @@ from attnbench.pictures.scenes import Scene
 
 ROWS: Final = 8
 """Stages that a sheet holds at most: the first, the last, and some evenly between."""
-_BOTTOM = 0.48
 
 
 def bases_sheet(
@@ -135,7 +134,7 @@ def _draw(
     labels: Sequence[str],
 ) -> Figure:
     aspect = max(scene.size[0] / scene.size[1] for scene in scenes)
-    board = Board(["Input", *names], labels, aspect=aspect, bottom=_BOTTOM)
+    board = Board(["Input", *names], labels, aspect=aspect, bars=True)
     largest = max(float(found[list(chosen)].max()) for found in shares)
     for panels, scene, found in zip(board.panels, scenes, shares, strict=True):
         show(panels[0], scene.picture)

@@ -34,6 +34,8 @@ _WIDTH: Final = 7.2
 _LEAST: Final = 0.8
 """Inches that a panel is wide at least; a sheet with many columns is wider than a page."""
 _MOST: Final = 1.5
+_BARS: Final = 0.48
+"""Inches of bars of colours with their words."""
 _GAP: Final = 0.06
 _LEFT: Final = 0.62
 _MARK: Final = "#00B8D4"
@@ -60,8 +62,10 @@ class Sheet:
         """The sheet as `"png"`, `"pdf"` or `"svg"`; equal sheets give equal bytes."""
         buffer = io.BytesIO()
         with style():
-            smallest = {"pil_kwargs": {"optimize": True}} if kind == "png" else {}
-            self.figure.savefig(buffer, format=kind, dpi=dpi, metadata=_METADATA[kind], **smallest)
+            if kind == "png":
+                self.figure.savefig(buffer, dpi=dpi, metadata=_METADATA[kind], pil_kwargs={"optimize": True})
+            else:
+                self.figure.savefig(buffer, format=kind, dpi=dpi, metadata=_METADATA[kind])
         return buffer.getvalue()
 
     def write(self, folder: Path, kind: str, dpi: int) -> Path:
@@ -89,7 +93,8 @@ class Board:
         labels: label of each row.
         aspect: height of a panel over its width.
         notes: for each row of a group, the lines of text under its panels; a gap stands between groups.
-        bottom: inches below the last row.
+        legend: names of colours, below the panels.
+        bars: whether `scales` will be drawn below the panels.
     """
 
     def __init__(
@@ -99,7 +104,8 @@ class Board:
         *,
         aspect: float,
         notes: Sequence[int] = (0,),
-        bottom: float,
+        legend: Sequence[tuple[str, RGB]] = (),
+        bars: bool = False,
     ) -> None:
         columns = len(headings)
         self.panel = min(max((_WIDTH - _LEFT - _GAP * (columns - 1) - 0.05) / columns, _LEAST), _MOST)
@@ -111,8 +117,8 @@ class Board:
         downs = [top]
         for row in range(len(labels)):
             downs.append(downs[-1] + tall + under[row % len(under)])
-        self.height = downs[-1] + bottom
-        self.bottom = bottom
+        across = max(1, min(len(legend), int(self.width / 1.2)))
+        self.height = downs[-1] + (_BARS if bars else 0.05 + 0.16 * -(-len(legend) // across))
         with style():
             self.figure = Figure(figsize=(self.width, self.height))
             self.panels: list[list[Axes]] = []
@@ -122,6 +128,8 @@ class Board:
                 self.panels.append([self._axes(left, up, self.panel, tall) for left, up in places])
         for axes, heading in zip(self.panels[0], wrapped, strict=True):
             axes.set_title(heading, fontsize=FONT, pad=3, linespacing=1.15)
+        if legend:
+            self._legend(legend, across)
         for row_axes, label in zip(self.panels, labels, strict=True):
             row_axes[0].set_ylabel(label, fontsize=FONT, rotation=0, ha="right", va="center", labelpad=4)
 
@@ -132,13 +140,12 @@ class Board:
         axes.set_frame_on(False)
         return axes
 
-    def legend(self, patches: Sequence[tuple[str, RGB]]) -> None:
-        """A legend of colours below the panels."""
-        handles = [Patch(facecolor=colour, edgecolor="0.6", linewidth=0.4, label=name) for name, colour in patches]
+    def _legend(self, entries: Sequence[tuple[str, RGB]], across: int) -> None:
+        handles = [Patch(facecolor=colour, edgecolor="0.6", linewidth=0.4, label=name) for name, colour in entries]
         self.figure.legend(
             handles=handles,
             loc="lower center",
-            ncols=max(1, min(len(handles), int(self.width // 1.2))),
+            ncols=across,
             frameon=False,
             fontsize=FONT,
             handlelength=1.0,

@@ -19,20 +19,22 @@ Picture = NDArray[np.uint8]
 WRONG: Final = (176, 0, 88)
 """Wrong pixels: dark in grey print, and apart from the colours of the embedded task for every reader."""
 IGNORED: Final = (150, 150, 150)
+UNLABELLED: Final = (255, 255, 255)
+"""In label maps: data sets have grey classes, and hardly one in white."""
 _PAPER: Final = 0.72
 """Grey value of an image's black where something is drawn over it."""
 
 
 def coloured(labels: NDArray[Any], palette: Sequence[tuple[int, int, int]]) -> Picture:
-    """Labels `(H, W)` in the colours of their classes; grey where a pixel does not count.
+    """Labels `(H, W)` in the colours of their classes; white where a pixel does not count.
 
     Example:
         >>> coloured(np.array([[1, 255]]), [(0, 0, 0), (10, 20, 30)]).tolist()
-        [[[10, 20, 30], [150, 150, 150]]]
+        [[[10, 20, 30], [255, 255, 255]]]
     """
-    table = np.full((256, 3), IGNORED, np.uint8)
+    table = np.full((256, 3), UNLABELLED, np.uint8)
     table[: len(palette)] = np.asarray(palette, np.uint8)
-    table[IGNORE_INDEX] = IGNORED
+    table[IGNORE_INDEX] = UNLABELLED
     return np.asarray(table[labels])
 
 

@@ -35,9 +35,8 @@ def predictions_sheet(
     headings = ["Input", "Target", *(f"{network.title}\nmIoU {100 * network.miou:.1f}" for network in networks)]
     labels = [label for scene in scenes for label in (f"image {scene.index}", "errors")]
     legend = _legend(dataset, scenes, answers)
-    lines = -(-len(legend) // max(1, int(7.2 // 1.2)))
     height = max(scene.size[0] / scene.size[1] for scene in scenes)
-    board = Board(headings, labels, aspect=height, notes=(0, 1), bottom=0.05 + 0.16 * lines)
+    board = Board(headings, labels, aspect=height, notes=(0, 1), legend=legend)
     for number, scene in enumerate(scenes):
         above, below = board.panels[2 * number], board.panels[2 * number + 1]
         target = scene.target.numpy()
@@ -50,7 +49,6 @@ def predictions_sheet(
             show(above[column], coloured(labels_of, dataset.palette))
             note = "no labelled pixel" if answer.miou is None else f"mIoU {100 * answer.miou:.1f}"
             show(below[column], error_map(scene.picture, target, labels_of), note)
-    board.legend(legend)
     return Sheet(
         f"predictions-{dataset.name}",
         "Predictions, and below them the pixels that are wrong. Under each operator's name: its mIoU (%) on the "
@@ -86,7 +84,7 @@ def _legend(dataset: SegmentationDataset, scenes: Sequence[Scene], answers: Answ
     named = sorted(int(index) for index in present[:_NAMED])
     entries = [(dataset.classes[index], _fractions(dataset.palette[index])) for index in named]
     entries.append(("wrong", _fractions(WRONG)))
-    return [*entries, ("does not count", _fractions(IGNORED))] if ignored else entries
+    return [*entries, ("does not count (target: white)", _fractions(IGNORED))] if ignored else entries
 
 
 def _fractions(colour: tuple[int, int, int]) -> RGB:
