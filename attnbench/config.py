@@ -27,9 +27,11 @@ Backbone = Literal["small", "resnet18", "resnet34", "resnet50", "resnet101"]
 Stem = Literal["7x7", "32-32-64", "64-64-128"]
 Amp = Literal["off", "bfloat16", "float16"]
 Head = Literal["slot", "linear"]
+BatchNorm = Literal["shared", "process", "frozen"]
 Kernel = Literal[1, 3]
 
 ClassBalance = Literal["none", "median_frequency", "enet"]
+Reading = Literal["whole", "slide"]
 
 _T = TypeVar("_T")
 
@@ -76,6 +78,8 @@ class Recipe:
         batch_norm_momentum: momentum of every batch normalisation; none leaves what the layers have.
         accumulate: micro-batches that a step's `batch_size` images are cut into.
         compile: whether `torch.compile` compiles the model for training.
+        batch_norm: what batch normalisation takes its statistics from in training: the images of all processes
+            (`"shared"`), of each process alone (`"process"`), or its running statistics, which then stay (`"frozen"`).
     """
 
     optimizer: Optimizer = "adamw"
@@ -108,6 +112,7 @@ class Recipe:
     batch_norm_momentum: float | None = field(default=None, metadata=LATER)
     accumulate: int = field(default=1, metadata=LATER)
     compile: bool = field(default=False, metadata=LATER)
+    batch_norm: BatchNorm = field(default="shared", metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -189,6 +194,29 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Inference:
+    """How a trained network reads an image; docs/training.md says what is averaged where.
+
+    Args:
+        mode: `"whole"` reads the image at once, `"slide"` in windows whose logits are averaged.
+        crop_size: height and width of the window; smaller images are read at once.
+        stride: rows and columns from one window to the next, at most those of the window.
+        scales: factors that the image is read at; of several, and with `flip`, probabilities are averaged.
+        flip: whether the mirrored image is read, too.
+    """
+
+    mode: Reading = "whole"
+    crop_size: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+
+WHOLE = Inference()
+"""The image at once, as it is."""
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """What to train and score.
 
@@ -205,6 +233,8 @@ class Accuracy:
         cache_features: whether a frozen backbone's features are computed once and kept on disk.
         network: the network.
         recipe: the training recipe.
+        inference: how images are read when the network is scored.
+        boundary: whether the boundary F-score is computed, too.
         timeout: seconds without progress after which a run is given up.
     """
 
@@ -220,6 +250,8 @@ class Accuracy:
     cache_features: bool = False
     network: Network = field(default_factory=Network)
     recipe: Recipe = field(default_factory=Recipe)
+    inference: Inference = field(default_factory=Inference)
+    boundary: bool = False
     timeout: float = 600.0
 
 

@@ -22,7 +22,7 @@ import torch
 import operators
 from attnbench import records
 from attnbench.calibration import calibrate
-from attnbench.config import Accuracy, Experiment, Network
+from attnbench.config import WHOLE, Accuracy, Experiment, Network
 from attnbench.data import build_dataset, check_dataset
 from attnbench.data.features import expect_fitting
 from attnbench.environment import commit, environment_hash, fingerprint
@@ -158,6 +158,8 @@ def _plan_accuracy(names: Sequence[str], device: str, experiment: Experiment) ->
             seed=seed,
             threads=max(1, cores() // jobs(accuracy, device)) if device == "cpu" else None,
             weights_hash=_file_hash(weights) if weights else None,
+            inference=None if accuracy.inference == WHOLE else accuracy.inference,
+            boundary=accuracy.boundary or None,
         )
 
 
@@ -166,6 +168,8 @@ def _expect_cachable(accuracy: Accuracy) -> None:
         return
     if not accuracy.freeze_backbone:
         raise UsageError("cache_features: expected a frozen backbone (freeze_backbone), got one that is trained")
+    if accuracy.inference != WHOLE:
+        raise UsageError("inference: cached features are those of whole images; leave it out, or cache_features")
     expect_fitting(accuracy.recipe, accuracy.network.output_stride)
 
 
@@ -255,7 +259,7 @@ def run(
             yield Event("present", trial, record)
     if not missing:
         return
-    data_root = _check_data(experiment.accuracy, checking)
+    data_root = check_data(experiment.accuracy, checking)
     conforming: set[str] = set()
     with RecordWriter(folder) as writer:
         writer.write_environment(environment, key)
@@ -293,7 +297,7 @@ Checking = Callable[[str, int, int], None]
 """Called with the name of a split, the pairs of files of it that were checked, and their number."""
 
 
-def _check_data(accuracy: Accuracy | None, checking: Checking | None) -> str | None:
+def check_data(accuracy: Accuracy | None, checking: Checking | None = None) -> str | None:
     """Folder of the dataset; raises a `UsageError` now, before anything has run, if it is not what was expected."""
     if accuracy is None:
         return None

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 
 import operators
-from attnbench.config import Cost
+from attnbench.config import WHOLE, Cost
 from attnbench.data import build_dataset
 from attnbench.environment import gpu_state
 from attnbench.errors import UsageError
@@ -358,7 +358,14 @@ def _train_and_score(index: int, trial: Trial, options: WorkerOptions, send: Sen
             num_workers=options.loaders,
         )
         trained = time.perf_counter()
-        scores = evaluate(learner, scored, device=device, amp=trial.recipe.amp)
+        scores = evaluate(
+            learner,
+            scored,
+            device=device,
+            amp=trial.recipe.amp,
+            inference=trial.inference or WHOLE,
+            boundary=bool(trial.boundary),
+        )
         watching.scores({"miou": scores.miou, "macc": scores.macc, "aacc": scores.aacc})
     figures = {
         "params": count_params(model),
@@ -374,6 +381,7 @@ def _train_and_score(index: int, trial: Trial, options: WorkerOptions, send: Sen
         "train_images": len(train),
         "eval_images": len(test),
     }
+    figures |= scores.boundary_fields()
     radius = getattr(model.backbone, "receptive_field", None)
     if radius is not None and hasattr(test, "local_ceiling"):
         figures["local_ceiling"] = test.local_ceiling(radius // 2)

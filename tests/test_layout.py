@@ -24,6 +24,7 @@ GROUND = {
         "statistics",
     ),
     "machine",
+    "atomic",
 }
 ROOMS = {
     **dict.fromkeys(GROUND, GROUND),

@@ -368,6 +368,7 @@ def test_a_later_field_is_recorded_and_identifies_where_it_is_not_its_default(na
     hint = typing.get_type_hints(Recipe)[name]
     choices = {bool: True, int: 5, float: 0.5}
     special = {"base_scale": (64, 64), "class_weights": (1.0, 2.0), "class_balance": "enet", "batch_norm_momentum": 0.5}
+    special["batch_norm"] = "frozen"
     value = special[name] if name in special else choices[hint]
     trial = Trial("accuracy", "ema", "reference", "cpu", recipe=Recipe())
     changed = replace(trial, recipe=replace(Recipe(), **{name: value}))

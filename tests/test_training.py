@@ -11,7 +11,16 @@ from attnbench.config import Network, Recipe
 from attnbench.data.loading import training_batches
 from attnbench.errors import UsageError
 from attnbench.models.build import build_segmentor
-from attnbench.training import build_optimizer, fit, loop, pixel_loss, poly_factor, repeatable, total_loss
+from attnbench.training import (
+    build_optimizer,
+    fit,
+    learning_rate,
+    pixel_loss,
+    poly_factor,
+    repeatable,
+    step,
+    total_loss,
+)
 
 NETWORK = Network(slot_channels=8, head_channels=8, dropout=0.0)
 RECIPE = Recipe(iterations=4, batch_size=3, crop_size=(16, 24), learning_rate=0.01)
@@ -191,8 +200,9 @@ def test_progress_tells_each_loss():
     assert [(step.iteration, step.iterations, step.loss) for step in seen] == [
         (index + 1, 4, loss) for index, loss in enumerate(losses)
     ]
-    assert all(step.images == 3 and 0 <= step.waited_s < step.step_s for step in seen)
-    assert [step.learning_rate for step in seen] == [0.01 * poly_factor(index, 4, 0.9) for index in range(4)]
+    rates = [learning_rate(RECIPE.learning_rate, iteration, RECIPE) for iteration in range(4)]
+    assert [step.learning_rate for step in seen] == rates
+    assert all(step.images == RECIPE.batch_size and 0 <= step.waited_s < step.step_s for step in seen)
 
 
 def test_batches_without_labels_train_nothing():
@@ -224,7 +234,7 @@ def test_every_group_follows_the_schedule(monkeypatch):
         optimizers.append(build_optimizer(model, recipe))
         return optimizers[-1]
 
-    monkeypatch.setattr(loop, "build_optimizer", build)
+    monkeypatch.setattr(step, "build_optimizer", build)
     recipe = replace(RECIPE, head_learning_rate_factor=10.0, power=0.9, iterations=5)
     trained(recipe=recipe, progress=lambda *_: rates.append([group["lr"] for group in optimizers[0].param_groups]))
     for iteration, rate in enumerate(rates):

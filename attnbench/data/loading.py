@@ -32,31 +32,38 @@ class BatchOrder(Sampler[list[Place]]):
         batch_size: images in a batch.
         iterations: number of batches.
         seed: seed of the permutations.
+        slots: places of each batch that are wanted; none wants all of them.
+        start: iteration to begin at.
 
     Raises:
         UsageError: if there is no image, or the batch is empty.
     """
 
-    def __init__(self, length: int, *, batch_size: int, iterations: int, seed: int) -> None:
+    def __init__(
+        self, length: int, *, batch_size: int, iterations: int, seed: int, slots: range | None = None, start: int = 0
+    ) -> None:
         if length < 1:
             raise UsageError("dataset: expected at least one image to train on, got none")
         if batch_size < 1:
             raise UsageError(f"batch_size: expected at least 1, got {batch_size}")
         self.length, self.batch_size, self.iterations, self.seed = length, batch_size, iterations, seed
+        self.slots, self.start = range(batch_size) if slots is None else slots, start
 
     def __len__(self) -> int:
-        return self.iterations
+        return self.iterations - self.start
 
     def _indices(self) -> Iterator[int]:
-        epoch = 0
+        """Images of all slots from the first wanted iteration on."""
+        epoch, seen = divmod(self.start * self.batch_size, self.length)
         while True:
-            yield from np.random.default_rng((self.seed, epoch)).permutation(self.length).tolist()
-            epoch += 1
+            yield from np.random.default_rng((self.seed, epoch)).permutation(self.length).tolist()[seen:]
+            epoch, seen = epoch + 1, 0
 
     def __iter__(self) -> Iterator[list[Place]]:
         indices = self._indices()
-        for iteration in range(self.iterations):
-            yield [(iteration, slot, next(indices)) for slot in range(self.batch_size)]
+        for iteration in range(self.start, self.iterations):
+            places = [(iteration, slot, next(indices)) for slot in range(self.batch_size)]
+            yield [places[slot] for slot in self.slots]
 
 
 @runtime_checkable
@@ -124,7 +131,14 @@ class Batches:
 
 
 def training_batches(
-    dataset: SegmentationDataset, recipe: Recipe, *, seed: int, num_workers: int = 0, pin_memory: bool = False
+    dataset: SegmentationDataset,
+    recipe: Recipe,
+    *,
+    seed: int,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    slots: range | None = None,
+    start: int = 0,
 ) -> Batches:
     """`recipe.iterations` batches of images float32 `(B, 3, H, W)` and targets int64 `(B, H, W)`.
 
@@ -136,11 +150,21 @@ def training_batches(
         seed: seed of order and augmentation.
         num_workers: processes that load; 0 loads in this one.
         pin_memory: whether batches are copied to page-locked memory.
+        slots: places of each batch that are wanted, each with the image and the augmentation that it has in the whole
+            batch; none wants all of them.
+        start: iteration to begin at.
 
     Raises:
         UsageError: if the dataset is empty or the recipe does not fit it.
     """
-    order = BatchOrder(len(dataset), batch_size=recipe.batch_size, iterations=recipe.iterations, seed=seed)
+    order = BatchOrder(
+        len(dataset),
+        batch_size=recipe.batch_size,
+        iterations=recipe.iterations,
+        seed=seed,
+        slots=slots,
+        start=start,
+    )
     if num_workers and isinstance(dataset, FileDataset):
         dataset.keep()
     # forked processes share the memory that decoded images are kept in, and start at once

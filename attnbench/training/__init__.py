@@ -1,7 +1,10 @@
 """Training: one recipe for every operator, bit for bit repeatable on one machine."""
 
 from attnbench.training.balance import pixel_weights
+from attnbench.training.checkpoint import Checkpoints
 from attnbench.training.context import autocast, repeatable
+from attnbench.training.distributed import Part, Processes, joined
+from attnbench.training.interruption import Interruption
 from attnbench.training.loop import fit
 from attnbench.training.losses import (
     BatchCount,
@@ -23,7 +26,11 @@ from attnbench.training.watching import Step, Watch, Watcher
 
 __all__ = [
     "BatchCount",
+    "Checkpoints",
+    "Interruption",
+    "Part",
     "PixelWeights",
+    "Processes",
     "Step",
     "Watch",
     "Watcher",
@@ -31,6 +38,7 @@ __all__ = [
     "batch_count",
     "build_optimizer",
     "fit",
+    "joined",
     "learning_rate",
     "pixel_loss",
     "pixel_loss_sum",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnbench.config import Amp
 from attnbench.errors import UsageError
+from attnbench.training.random_states import random_states, set_random_states
 
 
 def autocast(device: torch.device, amp: Amp) -> torch.autocast:
@@ -28,35 +32,46 @@ def autocast(device: torch.device, amp: Amp) -> torch.autocast:
 def repeatable(seed: int, device: torch.device) -> Iterator[None]:
     """Context with seeded global generators and deterministic algorithms where they exist; all is restored afterwards.
 
+    The generators are those of torch, python and numpy.
+
     Operations without a deterministic algorithm (some backward passes on CUDA) warn.
     """
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    states = random_states(device)
+    try:
         torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
-            torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+        set_random_states(states, device)
 
 
 @contextmanager
-def training_mode(model: nn.Module, *, freeze_backbone: bool) -> Iterator[None]:
-    """Context in which `model` trains; a frozen backbone stays in evaluation, so that its statistics stay, too."""
+def training_mode(model: nn.Module, *, freeze_backbone: bool, freeze_norms: bool = False) -> Iterator[None]:
+    """Context in which `model` trains; a frozen backbone stays in evaluation, so that its statistics stay, too.
+
+    Frozen normalisations normalise by their running statistics, which stay; their scales and offsets train.
+    """
     flags = [(module, module.training) for module in model.modules()]
     frozen: list[nn.Parameter] = []
     backbone = getattr(model, "backbone", None)
     if freeze_backbone and not isinstance(backbone, nn.Module):
         raise UsageError(f"freeze_backbone: expected a model with a backbone, got {type(model).__name__}")
     model.train()
+    if freeze_norms:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
     if freeze_backbone and isinstance(backbone, nn.Module):
         backbone.eval()
         frozen = [p for p in backbone.parameters() if p.requires_grad]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
@@ -119,20 +119,16 @@ def optimizer_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    loss: Tensor,
     clip_gradient_norm: float,
 ) -> None:
-    """Backward pass, clipping, and one step of the optimiser.
+    """Clipping, and one step of the optimiser with the gradients that are there.
 
     Args:
         model: whose gradients are clipped.
         optimizer: its optimiser.
-        scaler: scales the loss where gradients are float16.
-        loss: what is minimised.
+        scaler: scaled the loss where gradients are float16.
         clip_gradient_norm: largest norm of the gradient (0 does not clip).
     """
-    optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     if clip_gradient_norm > 0:
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], clip_gradient_norm)

@@ -86,6 +86,11 @@ class Watch:
         self._loss = _MEMORY * self._loss + (1 - _MEMORY) * step.loss
 
     @property
+    def steps(self) -> int:
+        """How many there were."""
+        return self._steps
+
+    @property
     def loss(self) -> float:
         """Loss, smoothed: `sum_t m^(T-t) loss_t / sum_t m^(T-t)` with `m = 0.95`."""
         return self._loss / (1 - _MEMORY**self._steps)

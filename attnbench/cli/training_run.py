@@ -1,0 +1,277 @@
+"""One training run: data, network, loop with checkpoints, scores, record, exported weights."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import operators
+from attnbench import records, runner
+from attnbench.cli.progress import describe
+from attnbench.config import Accuracy
+from attnbench.data import build_dataset
+from attnbench.data.base import SegmentationDataset
+from attnbench.environment import environment_hash, fingerprint
+from attnbench.errors import UsageError
+from attnbench.evaluation import evaluate
+from attnbench.measuring.cost import count_params
+from attnbench.metrics import Scores
+from attnbench.models.build import build_segmentor
+from attnbench.models.exported import Metadata, export_weights
+from attnbench.models.segmentor import Segmentor
+from attnbench.records import Record, RecordWriter, Trial
+from attnbench.training import Checkpoints, Interruption, Part, Processes, Step, Watch, fit
+from attnbench.training.events import Events
+
+_TELLING_S = 10.0
+"""Seconds between two lines on a training run, at least."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is done; its result does not depend on it.
+
+    Args:
+        output: results folder.
+        resume: whether it goes on from its latest checkpoint.
+        checkpoint_every: iterations between two checkpoints; none leaves ten of them over the run.
+        eval_every: iterations between two scores; none scores at the end alone.
+        workers: processes that load data, for each process that trains.
+        tensorboard: whether TensorBoard's events are written.
+    """
+
+    output: Path
+    resume: bool = False
+    checkpoint_every: int | None = None
+    eval_every: int | None = None
+    workers: int = 0
+    tensorboard: bool = False
+
+
+class _Told:
+    """Where a run is: lines of the first process, TensorBoard's events, and the sums for its record."""
+
+    def __init__(self, console: Console, events: Events | None) -> None:
+        self.watch = Watch()
+        self.console, self.events = console, events
+        self._last = time.monotonic()
+
+    def step(self, step: Step) -> None:
+        self.watch(step)
+        if self.events is not None:
+            self.events(step)
+        if step.iteration == step.iterations or time.monotonic() - self._last > _TELLING_S:
+            self._last = time.monotonic()
+            told = self.watch.told()
+            self.console.print(
+                f"iteration {step.iteration}/{step.iterations}  loss {told['loss']:.4f}  "
+                f"rate {step.learning_rate:.2e}  {told['images_per_s']:.1f} images/s  "
+                f"{100 * told['data_wait_share']:.1f} % waiting for data  about {told['left_s']:.0f} s left",
+                highlight=False,
+            )
+
+    def scores(self, iteration: int, scores: Scores) -> None:
+        if self.events is not None:
+            self.events.scores(iteration, {"miou": scores.miou, "macc": scores.macc, "aacc": scores.aacc})
+        self.console.print(f"iteration {iteration}: mIoU {100 * scores.miou:.2f}", highlight=False)
+
+
+class TrainingRun:
+    """A trial that this process trains, alone or with others.
+
+    Args:
+        trial: what to train.
+        accuracy: where its data lies.
+        options: how.
+        processes: this process among those that train together.
+        console: where the first process tells what goes on; the others keep silent.
+    """
+
+    def __init__(
+        self, trial: Trial, accuracy: Accuracy, options: Options, processes: Processes, console: Console
+    ) -> None:
+        assert trial.recipe and trial.network and trial.dataset and trial.seed is not None
+        self.trial, self.options, self.processes, self.console = trial, options, processes, console
+        self.recipe, self.network, self.seed, self.dataset = trial.recipe, trial.network, trial.seed, trial.dataset
+        self.first = processes.rank == 0
+        self.environment = fingerprint(trial.device)
+        self.key = environment_hash(self.environment)
+        self.source = operators.source_hash(operators.get(trial.operator))
+        self.folder = options.output / "runs" / trial.folder_name
+        self._accuracy = accuracy
+
+    def present(self) -> Record | None:
+        """The record of this run, where an earlier one left it."""
+        identity = records.identity(self.trial, self.key, self.source)
+        known = {record["identity"]: record for record in records.load(self.options.output).records}
+        return self.processes.gathered(known.get(identity))[0]
+
+    def run(self) -> Record | None:
+        """Trains, scores, exports the weights and writes the record, which the first process returns.
+
+        Raises:
+            UsageError: if data, recipe, processes, folder or checkpoint do not fit one another.
+            KeyboardInterrupt: if it was interrupted; there is a checkpoint where training had begun.
+        """
+        train, test = self._datasets()
+        checkpoints = self._checkpoints(len(train))
+        if self.trial.threads is not None:
+            torch.set_num_threads(self.trial.threads)
+        model = self._model(len(train.classes))
+        part = Part(test, self.processes)
+        started, clock = datetime.now(UTC), time.perf_counter()
+        with ExitStack() as stack:
+            events = None
+            if self.options.tensorboard and self.first:
+                events = stack.enter_context(Events(self.options.output / "tensorboard", self.trial.folder_name))
+            told = _Told(self.console, events)
+            losses = self._fit(model, train, part, checkpoints, told)
+            trained = time.perf_counter()
+            scores = self._scores(model, part)
+            told.scores(self.recipe.iterations, scores)
+        if not self.first:
+            return None
+        figures = {
+            "params": count_params(model),
+            "miou": scores.miou,
+            "macc": scores.macc,
+            "aacc": scores.aacc,
+            "iou": list(scores.iou),
+            "classes": list(test.classes),
+            "loss": [round(value, 6) for value in losses],
+            "train_s": trained - clock,
+            "eval_s": time.perf_counter() - trained,
+            **told.watch.fields(),
+            "train_images": len(train),
+            "eval_images": len(test),
+            **_ceiling(model, test),
+            **_resumed(told.watch, self.recipe.iterations),
+        }
+        export_weights(model, self._metadata(train), self.weights)
+        return self._write(figures, started, time.perf_counter() - clock)
+
+    @property
+    def weights(self) -> Path:
+        """File of the exported weights."""
+        return self.folder / "model.safetensors"
+
+    def _datasets(self) -> tuple[SegmentationDataset, SegmentationDataset]:
+        # the first process reads every file once; the others wait for its word
+        root = runner.check_data(self._accuracy) if self.first else None
+        root = self.processes.gathered(root)[0]
+        splits = (self._accuracy.train_split, self._accuracy.eval_split)
+        train, test = (
+            build_dataset(self.dataset, split=split, root=root, image_size=self.trial.image_size) for split in splits
+        )
+        return train, test
+
+    def _checkpoints(self, train_images: int) -> Checkpoints:
+        belongs = {**self.trial.fields(), "source": self.source, "train_images": train_images}
+        belongs.pop("network.backbone_weights", None)
+        every = self.options.checkpoint_every or max(1, self.recipe.iterations // 10)
+        checkpoints = Checkpoints(self.folder / "checkpoints", belongs, every=every)
+        there = self.processes.gathered(bool(checkpoints.present()))[0]
+        if there and not self.options.resume:
+            raise UsageError(
+                f"--output: expected no checkpoints of {self.trial.folder_name!r} in "
+                f"{str(self.options.output)!r} without --resume, got {str(checkpoints.folder)!r}"
+            )
+        return checkpoints
+
+    def _model(self, num_classes: int) -> Segmentor:
+        torch.manual_seed(self.seed)
+        return build_segmentor(
+            self.trial.operator,
+            self.network,
+            num_classes,
+            implementation=self.trial.implementation,
+            settings=json.loads(self.trial.settings),
+            auxiliary_weight=self.recipe.auxiliary_weight,
+        )
+
+    def _fit(
+        self, model: Segmentor, train: SegmentationDataset, part: Part, checkpoints: Checkpoints, told: _Told
+    ) -> list[float]:
+        every = self.options.eval_every
+
+        def step(step: Step) -> None:
+            told.step(step)
+            if every is not None and step.iteration % every == 0 and step.iteration < step.iterations:
+                told.scores(step.iteration, self._scores(model, part))
+
+        with Interruption() as interruption:
+            return fit(
+                model,
+                train,
+                self.recipe,
+                seed=self.seed,
+                device=self.processes.device,
+                freeze_backbone=bool(self.trial.freeze_backbone),
+                progress=step,
+                num_workers=self.options.workers,
+                processes=self.processes,
+                checkpoints=checkpoints,
+                stop=interruption.asked,
+            )
+
+    def _scores(self, model: Segmentor, part: Part) -> Scores:
+        """Scores on the whole split, of which each process scores its part."""
+        self.processes.share_buffers(model)
+        device, amp = self.processes.device, self.recipe.amp
+        return evaluate(model, part, device=device, amp=amp, add_up=self.processes.total)
+
+    def _metadata(self, train: SegmentationDataset) -> Metadata:
+        return Metadata(
+            operator=self.trial.operator,
+            network=self.network,
+            dataset=train.name,
+            classes=tuple(train.classes),
+            palette=tuple(train.palette),
+            mean=train.mean,
+            std=train.std,
+            implementation=self.trial.implementation,
+            settings=self.trial.settings,
+            image_size=self.trial.image_size,
+        )
+
+    def _write(self, figures: Mapping[str, Any], started: datetime, wall_s: float) -> Record:
+        record = {
+            **runner.header(self.trial, self.key, self.source),
+            "status": "ok",
+            "started": started.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "wall_s": wall_s,
+            **figures,
+        }
+        with RecordWriter(self.options.output) as writer:
+            writer.write_environment(self.environment, self.key)
+            writer.write(record)
+        return record
+
+    def __str__(self) -> str:
+        """The run in a few words."""
+        processes = f", {self.processes.count} processes" if self.processes.count > 1 else ""
+        return f"{describe(self.trial)} on {self.trial.device}{processes}"
+
+
+def _ceiling(model: Segmentor, test: SegmentationDataset) -> dict[str, float]:
+    radius = getattr(model.backbone, "receptive_field", None)
+    if radius is None or not hasattr(test, "local_ceiling"):
+        return {}
+    return {"local_ceiling": test.local_ceiling(radius // 2)}
+
+
+def _resumed(watch: Watch, iterations: int) -> dict[str, list[str]]:
+    """A note where the run had several sittings: its seconds are those of the last one."""
+    done = watch.steps
+    if done == iterations:
+        return {}
+    return {"notes": [f"resumed after {iterations - done} of {iterations} iterations; seconds are of the rest"]}
