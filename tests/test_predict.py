@@ -243,6 +243,14 @@ def test_a_checkpoint_without_names_gets_numbers_and_colours(street, tmp_path, c
     assert Image.open(street.with_name("street.mask.png")).getpalette()[:6] == [0, 0, 0, 128, 0, 0]
 
 
+@pytest.mark.parametrize("count", [1, 300])
+def test_classes_that_no_mask_can_have_are_an_error(street, tmp_path, count):
+    path = tmp_path / "own.pth"
+    save_checkpoint(build_segmentor("identity", NETWORK, count), path, operator="identity", network=NETWORK)
+    with pytest.raises(UsageError, match=rf"own\.pth': expected 2 to 256 classes with a logit each, got {count}"):
+        run(path, street)
+
+
 @pytest.mark.parametrize("version", ["0.x", "1.x"])
 def test_a_checkpoint_of_mmsegmentations_brings_classes_colours_and_window(street, tmp_path, capsys, version):
     found = golden.load("segmentors/ccnet_r50")

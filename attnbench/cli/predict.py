@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,14 +79,21 @@ class _Job:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes mask and overlay of every image that the command line names; returns the exit code."""
     parsed = _parser().parse(arguments)
+    logging.basicConfig(level=logging.WARNING, format=f"{PROG}: %(message)s")
     jobs = _jobs(_found(parsed.images), parsed.output, overwrite=parsed.overwrite)
 
     from attnbench.data.folder import voc_colours
+    from attnbench.data.photos import LARGEST_PALETTE
     from attnbench.models.saved import load_any
     from attnbench.runner import resolve_device
 
     device = resolve_device(parsed.device)
     saved = load_any(parsed.checkpoint)
+    if not 2 <= saved.num_classes <= LARGEST_PALETTE:
+        raise UsageError(
+            f"checkpoint {str(parsed.checkpoint)!r}: expected 2 to {LARGEST_PALETTE} classes with a logit each, "
+            f"got {saved.num_classes}"
+        )
     inference = asked_reading(parsed, saved.inference)
     wanted = parsed.image_size or saved.image_size
     classes = saved.classes or tuple(f"class {label}" for label in range(saved.num_classes))

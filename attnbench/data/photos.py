@@ -76,13 +76,7 @@ def fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def palette_mask(labels: NDArray[np.uint8], palette: Sequence[Sequence[int]]) -> Image.Image:
-    """Palette image whose values are the labels `(H, W)`.
-
-    Raises:
-        UsageError: if there are more colours than a palette has.
-    """
-    if len(palette) > LARGEST_PALETTE:
-        raise UsageError(f"mask: expected at most {LARGEST_PALETTE} classes in a palette file, got {len(palette)}")
+    """Palette image whose values are the labels `(H, W)`, of at most 256 classes."""
     mask = Image.fromarray(labels)
     mask.putpalette([value for colour in palette for value in colour])
     return mask

@@ -106,6 +106,12 @@ def accuracy_title(accuracy: Mapping[str, Any]) -> str:
     return ", ".join([*parts, _DEVICES[accuracy["device"]]])
 
 
+def _frozen(accuracy: Mapping[str, Any]) -> str:
+    if not accuracy.get("freeze_backbone"):
+        return ""
+    return " (frozen, features cached)" if accuracy.get("cache_features") else " (frozen)"
+
+
 def _reading(accuracy: Mapping[str, Any]) -> str:
     """How images were read, where that is not whole and once."""
     scales = accuracy["inference.scales"]
@@ -115,12 +121,6 @@ def _reading(accuracy: Mapping[str, Any]) -> str:
     if scales != [1.0]:
         read += " at scales " + ", ".join(f"{scale:g}" for scale in scales)
     return "read " + read + (" and mirrored" if accuracy["inference.flip"] else "")
-
-
-def _frozen(accuracy: Mapping[str, Any]) -> str:
-    if not accuracy.get("freeze_backbone"):
-        return ""
-    return " (frozen, features cached)" if accuracy.get("cache_features") else " (frozen)"
 
 
 def details(setting: Mapping[str, Any]) -> str:
