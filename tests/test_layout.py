@@ -25,6 +25,7 @@ GROUND = {
     ),
     "machine",
     "atomic",
+    "lifetime",
 }
 ROOMS = {
     **dict.fromkeys(GROUND, GROUND),

@@ -124,20 +124,17 @@ def _save(trainer: Trainer, checkpoints: Checkpoints, losses: list[float]) -> No
 def _go_on(trainer: Trainer, checkpoints: Checkpoints) -> list[float]:
     """Sets everything as the latest checkpoint has it; returns the losses up to it."""
     snapshot = checkpoints.latest()
+    where = f"checkpoints in {str(checkpoints.folder)!r}"
     seen = trainer.processes.gathered(snapshot.iteration if snapshot else 0)
     if len(set(seen)) > 1:
-        raise UsageError(
-            f"checkpoints in {str(checkpoints.folder)!r}: expected one folder for all processes, got {seen}"
-        )
+        raise UsageError(f"{where}: expected all processes to see the same, got iterations {seen}")
     if snapshot is None:
         return []
     try:
         trainer.model.load_state_dict(snapshot.model)
         trainer.optimizer.load_state_dict(dict(snapshot.optimizer))
     except (RuntimeError, ValueError) as error:
-        raise UsageError(
-            f"checkpoint in {str(checkpoints.folder)!r}: expected this architecture, got {error}"
-        ) from error
+        raise UsageError(f"{where}: expected weights of this architecture, got {error}") from error
     trainer.scaler.load_state_dict(dict(snapshot.scaler))
     set_random_states(snapshot.random[trainer.processes.rank], trainer.device)
     return list(snapshot.losses)

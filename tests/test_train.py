@@ -1,0 +1,141 @@
+"""`train.py` from end to end on the embedded task, alone and under torchrun."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from attnbench import records, runner
+from attnbench.cli import train
+from attnbench.config import load_preset, updated
+from attnbench.data import build_dataset
+from attnbench.errors import UsageError
+from attnbench.evaluation import evaluate
+from attnbench.models.exported import load_segmentor
+from attnbench.report import write_report
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
+SMALL = ["--operator", "ema", "--iterations", "4", "--batch-size", "4", "--device", "cpu", "--threads", "1"]
+
+
+def run(output, *more):
+    return train.main([*SMALL, "--output", str(output), *more])
+
+
+def only_record(folder):
+    found = records.load(folder)
+    assert found.problems == []
+    (record,) = found.records
+    return record
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    assert run(folder, "--eval-every", "3", "--checkpoint-every", "2") == 0
+    return folder
+
+
+def test_a_run_leaves_a_record_weights_and_two_checkpoints(finished):
+    record = only_record(finished)
+    assert (record["task"], record["status"], record["operator"], record["seed"]) == ("accuracy", "ok", "ema", 0)
+    assert len(record["loss"]) == 4 and record["recipe.iterations"] == 4
+    assert record["eval_images"] == 256 and "processes" not in record and "notes" not in record
+    folder = finished / "runs" / "ema-context-seed0"
+    assert sorted(path.name[:8] for path in (folder / "checkpoints").iterdir()) == ["00000002", "00000004"]
+    model, metadata = load_segmentor(folder / "model.safetensors")
+    data = build_dataset("context", split="val")
+    assert (metadata.operator, metadata.classes, metadata.palette) == ("ema", data.classes, data.palette)
+    assert evaluate(model, data, device="cpu").miou == record["miou"]
+
+
+def test_the_record_is_the_one_that_compare_would_write(finished):
+    recipe = {"iterations": 4, "batch_size": 4}
+    changes = {"operators": ["ema"], "cost": None, "device": "cpu", "accuracy": {"recipe": recipe}}
+    (trial,) = runner.plan(updated(load_preset("default"), changes, "test"))
+    fields = dataclasses.replace(trial, threads=1).fields()
+    record = only_record(finished)
+    assert {key: record[key] for key in fields} == fields
+
+
+def test_the_record_stands_in_a_report(finished, tmp_path):
+    write_report(records.load(finished).records, records.load_environments(finished), tmp_path)
+    assert "EMA" in (tmp_path / "comparison.md").read_text()
+
+
+def test_a_finished_run_is_not_done_again(finished, capsys):
+    assert run(finished) == 0
+    assert "trained already" in capsys.readouterr().out
+    only_record(finished)
+
+
+def test_checkpoints_of_an_earlier_run_want_to_be_resumed(finished):
+    with pytest.raises(UsageError, match="without --resume"):
+        run(finished, "--iterations", "5")
+    with pytest.raises(UsageError, match=r"with recipe\.iterations 5, got 4"):
+        run(finished, "--iterations", "5", "--resume")
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(finished, tmp_path):
+    command = [sys.executable, str(SCRIPT), *SMALL, "--output", str(tmp_path), "--eval-every", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while "iteration 1: mIoU" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate()
+    assert process.returncode == 130
+    assert "--resume" in rest
+    assert records.load(tmp_path).records == []
+    assert run(tmp_path, "--resume") == 0
+    resumed, whole = only_record(tmp_path), only_record(finished)
+    assert (resumed["loss"], resumed["iou"]) == (whole["loss"], whole["iou"])
+    assert resumed["notes"][0].startswith("resumed after 2 of 4 iterations")
+    weights = [
+        load_segmentor(folder / "runs" / "ema-context-seed0" / "model.safetensors")[0].state_dict()
+        for folder in (tmp_path, finished)
+    ]
+    assert all(torch.equal(weights[0][key], value) for key, value in weights[1].items())
+
+
+def test_two_processes_under_torchrun(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
+    arguments = [*SMALL, "--batch-norm", "frozen", "--eval-every", "2", "--output", str(tmp_path)]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("iteration 4: mIoU") == 1
+    record = only_record(tmp_path)
+    assert (record["processes"], record["recipe.batch_norm"], record["eval_images"]) == (2, "frozen", 256)
+    model, _ = load_segmentor(tmp_path / "runs" / "ema-context-seed0" / "model.safetensors")
+    assert evaluate(model, build_dataset("context", split="val"), device="cpu").iou == tuple(record["iou"])
+    assert len(list((tmp_path / "runs" / "ema-context-seed0" / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--operator", "emma"], "unknown operator 'emma'"),
+        (["--preset", "camvid_frozen"], "expected cache_features to be off"),
+        (["--batch-norm", "freezing"], "unknown value 'freezing'; did you mean 'frozen'"),
+        (["--accumulate", "3"], "accumulate: expected a divisor of batch_size 4"),
+        (["--amp", "float16"], "amp: expected 'off' or 'bfloat16' on device 'cpu'"),
+        (["--dataset", "camvid", "--data-root", "/absent"], "camvid"),
+        (["--workers", "-1"], "--workers: expected a number from 0 on"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        run(tmp_path, *arguments)
+    assert not (tmp_path / "records").exists()
+
+
+def test_an_operator_is_asked_for(capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.main([])
+    assert caught.value.code == 2
+    assert "--operator" in capsys.readouterr().err
