@@ -37,7 +37,7 @@ def repeatable(seed: int, device: torch.device, *, deterministic: bool = True) -
     Args:
         seed: of the generators.
         device: where the work is done.
-        deterministic: whether deterministic algorithms are asked for; `torch.compile` must not be, see `Recipe.compile`.
+        deterministic: whether deterministic algorithms are asked for; see `Recipe.compile`.
 
 
     Operations without a deterministic algorithm (some backward passes on CUDA) warn.
