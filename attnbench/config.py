@@ -31,6 +31,7 @@ BatchNorm = Literal["shared", "process", "frozen"]
 Kernel = Literal[1, 3]
 
 ClassBalance = Literal["none", "median_frequency", "enet"]
+Reading = Literal["whole", "slide"]
 
 _T = TypeVar("_T")
 
@@ -194,6 +195,29 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Inference:
+    """How a trained network reads an image; docs/training.md says what is averaged where.
+
+    Args:
+        mode: `"whole"` reads the image at once, `"slide"` in windows whose logits are averaged.
+        crop_size: height and width of the window; smaller images are read at once.
+        stride: rows and columns from one window to the next, at most those of the window.
+        scales: factors that the image is read at; of several, and with `flip`, probabilities are averaged.
+        flip: whether the mirrored image is read, too.
+    """
+
+    mode: Reading = "whole"
+    crop_size: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+
+WHOLE = Inference()
+"""The image at once, as it is."""
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """What to train and score.
 
@@ -210,6 +234,8 @@ class Accuracy:
         cache_features: whether a frozen backbone's features are computed once and kept on disk.
         network: the network.
         recipe: the training recipe.
+        inference: how images are read when the network is scored.
+        boundary: whether the boundary F-score is computed, too.
         timeout: seconds without progress after which a run is given up.
     """
 
@@ -225,6 +251,8 @@ class Accuracy:
     cache_features: bool = False
     network: Network = field(default_factory=Network)
     recipe: Recipe = field(default_factory=Recipe)
+    inference: Inference = field(default_factory=Inference)
+    boundary: bool = False
     timeout: float = 600.0
 
 

@@ -21,12 +21,22 @@ class Scores:
         macc: mean over the classes in the target of the fraction of their pixels that were found.
         aacc: fraction of the labelled pixels that are right.
         iou: intersection over union of each class; none where a class occurs neither in target nor in prediction.
+        boundary_f: mean of `boundary_f_of_class` over the classes that have one; none where it was not computed.
+        boundary_f_of_class: boundary F-score of each class; none where no target has a boundary of the class.
     """
 
     miou: float
     macc: float
     aacc: float
     iou: tuple[float | None, ...]
+    boundary_f: float | None = None
+    boundary_f_of_class: tuple[float | None, ...] = ()
+
+    def boundary_fields(self) -> dict[str, float | list[float | None]]:
+        """What a record says of the boundary F-score: nothing where it was not computed or no class has a boundary."""
+        if self.boundary_f is None:
+            return {}
+        return {"boundary_f": self.boundary_f, "boundary_f_of_class": list(self.boundary_f_of_class)}
 
 
 class ConfusionMatrix:
@@ -41,8 +51,9 @@ class ConfusionMatrix:
     Example:
         >>> matrix = ConfusionMatrix(3)
         >>> matrix.update(torch.tensor([[0, 1, 1, 0]]), torch.tensor([[0, 1, 0, 255]]))
-        >>> matrix.scores()
-        Scores(miou=0.5, macc=0.75, aacc=0.6666666666666666, iou=(0.5, 0.5, None))
+        >>> scores = matrix.scores()
+        >>> scores.miou, scores.macc, scores.iou
+        (0.5, 0.75, (0.5, 0.5, None))
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from attnbench.config import Experiment, Recipe
+from attnbench.config import Experiment, Inference, Recipe
 from attnbench.errors import UsageError
 
 _LARGEST = 2**31 - 1
@@ -26,6 +26,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("class_weights", "min_learning_rate", "bias_learning_rate_factor"), _FROM_ZERO),
     **dict.fromkeys(("momentum", "dropout", "batch_norm_momentum", "ohem_threshold", "warmup_ratio"), _SHARE),
     "category_max_ratio": (1e-12, 1.0),
+    "stride": _COUNT,
+    "scales": (0.01, 100.0),
     "min_rounds": (1, 200),
     "seeds": (0, 2**63 - 1),
     "jobs": (0, 4096),
@@ -45,6 +47,7 @@ def check_ranges(experiment: Experiment) -> None:
             raise UsageError(f"{path}: expected a number from {low:g} to {high:g}, got {value!r}")
     if experiment.accuracy is not None:
         check_recipe(experiment.accuracy.recipe)
+        check_inference(experiment.accuracy.inference)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -81,6 +84,31 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.crop_size is None and any(cut.values()):
         name = next(name for name, given in cut.items() if given)
         raise UsageError(f"crop_size: expected a size where {name} is {getattr(recipe, name)}, got none")
+
+
+def check_inference(inference: Inference) -> None:
+    """Holds what belongs together in `inference` against one another.
+
+    Raises:
+        UsageError: naming the field, what was expected and what came.
+
+    Example:
+        >>> check_inference(Inference("slide", crop_size=(512, 512), stride=(341, 341)))
+    """
+    window, stride = inference.crop_size, inference.stride
+    if inference.mode == "slide":
+        for name, given in (("crop_size", window), ("stride", stride)):
+            if given is None or min(given) < 1:
+                raise UsageError(f"inference, {name}: expected a height and width for mode 'slide', got {given}")
+        assert window is not None and stride is not None
+        if any(step > side for step, side in zip(stride, window, strict=True)):
+            raise UsageError(f"inference, stride: expected at most the window {window}, got {stride}: pixels between")
+    elif window is not None or stride is not None:
+        name = "crop_size" if window is not None else "stride"
+        raise UsageError(f"inference, {name}: expected mode 'slide' beside it, got mode {inference.mode!r}")
+    low, high = _RANGES["scales"]
+    if not inference.scales or not all(low <= scale <= high for scale in inference.scales):
+        raise UsageError(f"inference, scales: expected at least one, from {low:g} to {high:g}, got {inference.scales}")
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from attnbench.config import DType, Level, Mode, Network, Recipe
+from attnbench.config import DType, Inference, Level, Mode, Network, Recipe
 from attnbench.errors import UsageError
 from attnbench.reading import Loaded, load, load_environments
 from attnbench.schema import PROTOCOL, Record, validate
@@ -81,6 +81,8 @@ class Trial:
         weights_hash: hash of the file of backbone weights.
         processes: processes that trained together, where there were several.
         predicted: true where the figures are predicted, and nothing is run.
+        inference: how images were read, where that is not whole and once.
+        boundary: true where the boundary F-score was computed.
     """
 
     task: Task
@@ -112,6 +114,8 @@ class Trial:
     weights_hash: str | None = None
     processes: int | None = None
     predicted: bool | None = None
+    inference: Inference | None = None
+    boundary: bool | None = None
 
     def fields(self) -> Record:
         """The trial as flat plain data; keys of nested parts are dotted, and what does not apply is left out.

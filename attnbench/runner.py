@@ -22,7 +22,7 @@ import torch
 import operators
 from attnbench import records
 from attnbench.calibration import calibrate
-from attnbench.config import Accuracy, Experiment, Network
+from attnbench.config import WHOLE, Accuracy, Experiment, Network
 from attnbench.data import build_dataset, check_dataset
 from attnbench.data.features import expect_fitting
 from attnbench.environment import commit, environment_hash, fingerprint
@@ -158,6 +158,8 @@ def _plan_accuracy(names: Sequence[str], device: str, experiment: Experiment) ->
             seed=seed,
             threads=max(1, cores() // jobs(accuracy, device)) if device == "cpu" else None,
             weights_hash=_file_hash(weights) if weights else None,
+            inference=None if accuracy.inference == WHOLE else accuracy.inference,
+            boundary=accuracy.boundary or None,
         )
 
 
@@ -166,6 +168,8 @@ def _expect_cachable(accuracy: Accuracy) -> None:
         return
     if not accuracy.freeze_backbone:
         raise UsageError("cache_features: expected a frozen backbone (freeze_backbone), got one that is trained")
+    if accuracy.inference != WHOLE:
+        raise UsageError("inference: cached features are those of whole images; leave it out, or cache_features")
     expect_fitting(accuracy.recipe, accuracy.network.output_stride)
 
 

@@ -10,13 +10,9 @@ from __future__ import annotations
 import functools
 import gc
 import json
-import multiprocessing
-import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal
@@ -24,12 +20,13 @@ from typing import Any, Literal
 import torch
 
 import operators
-from attnbench.config import Cost
+from attnbench.config import WHOLE, Cost
 from attnbench.data import build_dataset
 from attnbench.environment import gpu_state
 from attnbench.errors import UsageError
 from attnbench.evaluation import evaluate
 from attnbench.faults import failure, lost_device
+from attnbench.lifetime import end_with_parent
 from attnbench.measuring.cost import MacCount, count_macs, count_params
 from attnbench.measuring.flop_counter import count_work
 from attnbench.measuring.latency import round_robin
@@ -37,16 +34,14 @@ from attnbench.measuring.memory import profile_memory
 from attnbench.models.build import build_segmentor
 from attnbench.prediction import expect_declared, memory_figures, predict, predicted_memory
 from attnbench.records import Trial
-from attnbench.training import Step, Watch, fit
+from attnbench.training import fit
 from attnbench.training.events import Events
 from attnbench.training.features import on_features
+from attnbench.training.telling import telling
 from attnbench.workload import Workload, build_workload
 from operators import checks
 
 CONTROL = "conv3x3"
-
-_TELLING_S = 0.5
-"""Seconds between two messages on a training run, at least."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,8 @@ class Message:
             `"failed"`, `"usage"` (something the user must mend before anything else can run).
         trial: index of the trial in its block.
         data: figures of the record (`numbers`, `done`), `status`, `reason` and `spent` (`failed`; whether the
-            process can do nothing more), `reason` (`usage`), what `Watch.told` says (`progress`).
+            process can do nothing more), `reason` (`usage`), what `Watch.told` says, or `done` and `total` of
+            the images whose features are computed (`progress`).
     """
 
     kind: Literal["begin", "progress", "numbers", "done", "failed", "usage"]
@@ -96,7 +92,7 @@ def work(connection: Connection, trials: Sequence[Trial], cost: Cost | None, opt
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Measuring collects garbage before each trial; the hundred thousands of objects that imports made are none.
     gc.freeze()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     for reference in options.operator_files:
@@ -110,14 +106,6 @@ def work(connection: Connection, trials: Sequence[Trial], cost: Cost | None, opt
     else:
         _run_accuracy(trials, options, send)
     connection.close()
-
-
-def _end_with_parent() -> None:
-    """Ends this process when its parent is gone: nobody would hear what it measures."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _predict(trials: Sequence[Trial], send: Send) -> None:
@@ -287,37 +275,6 @@ def _run_accuracy(trials: Sequence[Trial], options: WorkerOptions, send: Send) -
         send(told)
 
 
-class _Watching:
-    """What becomes of a training run's steps: messages to the parent, and TensorBoard's events where asked for."""
-
-    def __init__(self, send: Callable[[dict[str, Any]], None], events: Events | None) -> None:
-        self.watch = Watch()
-        self._send = send
-        self._events = events
-        self._told = 0.0
-
-    def step(self, step: Step) -> None:
-        self.watch(step)
-        if self._events is not None:
-            self._events(step)
-        if step.iteration == step.iterations or time.monotonic() - self._told > _TELLING_S:
-            self._told = time.monotonic()
-            self._send(self.watch.told())
-
-    def scores(self, scores: Mapping[str, float]) -> None:
-        if self._events is not None and self.watch.last is not None:
-            self._events.scores(self.watch.last.iteration, scores)
-
-
-@contextmanager
-def _watching(index: int, trial: Trial, options: WorkerOptions, send: Send) -> Iterator[_Watching]:
-    with ExitStack() as stack:
-        events = None
-        if options.tensorboard is not None:
-            events = stack.enter_context(Events(options.tensorboard, trial.folder_name))
-        yield _Watching(lambda told: send(Message("progress", index, told)), events)
-
-
 _dataset = functools.cache(build_dataset)
 
 
@@ -340,12 +297,10 @@ def _train_and_score(index: int, trial: Trial, options: WorkerOptions, send: Sen
     )
     learner: torch.nn.Module = model
     seen, scored = train, test
-    if trial.cache_features:
-        # told again and again, so that a run that waits for features is not taken for one that hangs
-        learner, seen, scored = on_features(
-            model, trial, train, test, lambda _done, _total: send(Message("begin", index, {}))
-        )
-    with _watching(index, trial, options, send) as watching:
+    events = Events(options.tensorboard, trial.folder_name) if options.tensorboard else None
+    with telling(lambda told: send(Message("progress", index, told)), events) as watching:
+        if trial.cache_features:
+            learner, seen, scored = on_features(model, trial, train, test, watching.features)
         started = time.perf_counter()
         loss = fit(
             learner,
@@ -358,7 +313,14 @@ def _train_and_score(index: int, trial: Trial, options: WorkerOptions, send: Sen
             num_workers=options.loaders,
         )
         trained = time.perf_counter()
-        scores = evaluate(learner, scored, device=device, amp=trial.recipe.amp)
+        scores = evaluate(
+            learner,
+            scored,
+            device=device,
+            amp=trial.recipe.amp,
+            inference=trial.inference or WHOLE,
+            boundary=bool(trial.boundary),
+        )
         watching.scores({"miou": scores.miou, "macc": scores.macc, "aacc": scores.aacc})
     figures = {
         "params": count_params(model),
@@ -374,6 +336,7 @@ def _train_and_score(index: int, trial: Trial, options: WorkerOptions, send: Sen
         "train_images": len(train),
         "eval_images": len(test),
     }
+    figures |= scores.boundary_fields()
     radius = getattr(model.backbone, "receptive_field", None)
     if radius is not None and hasattr(test, "local_ceiling"):
         figures["local_ceiling"] = test.local_ceiling(radius // 2)

@@ -5,5 +5,5 @@ import pytest
 def cache_of_its_own(tmp_path_factory):
     """What a check of data remembers goes nowhere that outlives the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("ATTNBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield

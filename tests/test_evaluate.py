@@ -31,9 +31,9 @@ def data(tmp_path):
     return root
 
 
-def run(checkpoint, data, output):
+def run(checkpoint, data, output, *options):
     arguments = ["--checkpoint", str(checkpoint), "--dataset", "camvid", "--data-root", str(data), "--device", "cpu"]
-    return evaluate.main([*arguments, "--seconds", "0.01", "--output", str(output)])
+    return evaluate.main([*arguments, "--seconds", "0.01", "--output", str(output), *options])
 
 
 def expect_records(output, operator, params, features):
@@ -104,3 +104,43 @@ def test_a_description_that_does_not_fit_is_named(tmp_path, meta, message):
     torch.save({"meta": {"attnbench": meta}, "state_dict": {"a": torch.zeros(1)}}, path)
     with pytest.raises(UsageError, match=message):
         load_any(path)
+
+
+def accuracy_of(output):
+    return next(record for record in load(output).records if record["task"] == "accuracy")
+
+
+def test_windows_scales_mirrors_and_boundaries_are_recorded(tmp_path, data, capsys):
+    network = Network(slot_channels=16, head_channels=8)
+    path = tmp_path / "own.pth"
+    save_checkpoint(build_segmentor("conv3x3", network, 11), path, operator="conv3x3", network=network)
+    options = ["--slide", "20x24", "--scales", "0.5,1", "--flip", "--boundary"]
+    assert run(path, data, tmp_path / "read", *options) == 0
+    assert "boundary F" in capsys.readouterr().out
+    assert run(path, data, tmp_path / "whole") == 0
+    read, whole = accuracy_of(tmp_path / "read"), accuracy_of(tmp_path / "whole")
+    assert {key: value for key, value in read.items() if key.startswith("inference.")} == {
+        "inference.mode": "slide",
+        "inference.crop_size": [20, 24],
+        "inference.stride": [13, 16],
+        "inference.scales": [0.5, 1.0],
+        "inference.flip": True,
+    }
+    assert read["boundary"] and len(read["boundary_f_of_class"]) == 11 and 0 <= read["boundary_f"] <= 1
+    assert not any(key.startswith(("inference.", "boundary")) for key in whole)
+    assert read["identity"] != whole["identity"] and read["iou"] != whole["iou"]
+
+
+def test_the_window_of_a_checkpoint_of_mmsegmentations_is_followed(tmp_path, data):
+    found = golden.load("segmentors/ccnet_r50")
+    state = dict(found["state_dict"])
+    for name in ("decode_head.conv_seg", "auxiliary_head.conv_seg"):
+        state[f"{name}.weight"], state[f"{name}.bias"] = torch.randn(11, 16, 1, 1), torch.randn(11)
+    path = tmp_path / "theirs.pth"
+    text = "model = dict(type='EncoderDecoder', test_cfg=dict(mode='slide', crop_size=(24, 24), stride=(16, 16)))"
+    torch.save({"state_dict": state, "meta": {"cfg": text}}, path)
+    assert run(path, data, tmp_path / "slide") == 0
+    assert run(path, data, tmp_path / "whole", "--whole") == 0
+    slide, whole = accuracy_of(tmp_path / "slide"), accuracy_of(tmp_path / "whole")
+    assert slide["inference.crop_size"] == [24, 24] and "inference.mode" not in whole
+    assert slide["iou"] != whole["iou"]

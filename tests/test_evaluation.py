@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from attnbench.config import Network
+from attnbench.config import Inference, Network
 from attnbench.data.transforms import normalise
 from attnbench.errors import UsageError
-from attnbench.evaluation import evaluate
+from attnbench.evaluation import BoundaryScore, evaluate, segment
 from attnbench.metrics import ConfusionMatrix
 from attnbench.models.build import build_segmentor
 
@@ -184,3 +185,57 @@ def test_logits_of_other_classes_are_an_error():
 def test_a_dataset_without_labelled_pixels_is_an_error():
     with pytest.raises(ValueError, match="expected at least one labelled pixel, got none"):
         evaluate(Recorder(), Colours(ignored=1.1), device="cpu")
+
+
+class Shifted(nn.Module):
+    """Logits are the image moved one pixel down: boundaries are near, and not where they were."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.roll(1, -2)
+
+
+def test_windows_scales_and_mirrors_are_followed():
+    dataset, model = Colours(((40, 30), (40, 30), (9, 7))), nn.Conv2d(3, 3, 5, padding=2).train()
+    inference = Inference("slide", (16, 16), (11, 11), scales=(0.5, 1.0), flip=True)
+    matrix = ConfusionMatrix(3)
+    with torch.no_grad():
+        for image, target in (dataset[index] for index in range(3)):
+            scores = segment(model, normalise(image, dataset.mean, dataset.std)[None], inference)
+            matrix.update(scores, target[None])
+    found = evaluate(model, dataset, device="cpu", inference=inference)
+    assert found == matrix.scores() != evaluate(model, dataset, device="cpu")
+    assert model.training
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_the_boundary_score_leaves_the_others_as_they_are(batch_size):
+    dataset = Colours(ignored=0.05)
+    plain = evaluate(Shifted(), dataset, device="cpu", batch_size=batch_size)
+    scores = evaluate(Shifted(), dataset, device="cpu", batch_size=batch_size, boundary=True)
+    wanted = BoundaryScore(3)
+    for image, target in (dataset[index] for index in range(len(dataset))):
+        wanted.update(image.roll(1, -2).argmax(0)[None], target[None])
+    assert scores.boundary_f_of_class == wanted.of_class()
+    assert scores.boundary_f == pytest.approx(sum(wanted.of_class()) / 3)
+    assert dataclasses.replace(scores, boundary_f=None, boundary_f_of_class=()) == plain
+    assert plain.boundary_fields() == {}
+    assert scores.boundary_fields() == {
+        "boundary_f": scores.boundary_f,
+        "boundary_f_of_class": list(wanted.of_class()),
+    }
+
+
+def test_a_perfect_boundary_scores_one():
+    assert evaluate(Recorder(), Colours(), device="cpu", boundary=True).boundary_f == 1.0
+
+
+def test_a_label_beyond_the_classes_is_one_line_that_names_the_image():
+    class Strange(Colours):
+        def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+            image, target = super().__getitem__(index)
+            return image, target.index_fill(0, torch.tensor(0), 7) if index == 3 else target
+
+    model = Recorder().train()
+    with pytest.raises(UsageError, match=r"^dataset 'colours', image 3: expected labels 0\.\.2 and 255, got 7$"):
+        evaluate(model, Strange(), device="cpu")
+    assert model.training

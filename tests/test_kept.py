@@ -105,7 +105,7 @@ def test_what_other_labels_passed_is_decoded_again(dataset, decoded, monkeypatch
 
 def test_a_check_goes_without_a_place_to_remember(dataset, decoded, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("ATTNBENCH_CACHE", str(tmp_path / "file"))
     check_dataset(dataset)
     check_dataset(dataset)
     assert len(decoded) == 4

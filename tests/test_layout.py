@@ -25,6 +25,7 @@ GROUND = {
     ),
     "machine",
     "atomic",
+    "lifetime",
 }
 ROOMS = {
     **dict.fromkeys(GROUND, GROUND),
@@ -40,12 +41,14 @@ ROOMS = {
     "supervisor": GROUND | {"worker"},
     "calibration": GROUND | {"measuring"},
     "runner": GROUND | {"models", "data", "supervisor", "worker", "calibration"},
+    "pictures": GROUND | {"models", "data", "training", "evaluation", "report"},
     "reproducing": GROUND | {"models", "measuring", "workload", "published"},
     "report": {"records", "reading", "published", "statistics", "errors"},
     "published": set(),
 }
 KNOWS_OPERATORS = {
     *("models", "measuring", "training", "workload", "faults", "prediction", "worker", "runner", "reproducing", "cli"),
+    "pictures",
 }
 
 

@@ -9,6 +9,7 @@ import golden
 import pytest
 import torch
 
+from attnbench.config import Inference
 from attnbench.errors import UsageError
 from attnbench.models.mmseg import load_checkpoint, segmentor
 from attnbench.models.mmseg.infer import infer_segmentor, written_config
@@ -203,3 +204,42 @@ def test_an_unknown_network_is_named(tmp_path):
     state |= {"decode_head.fpn.weight": torch.zeros(1), "decode_head.conv_seg.weight": torch.zeros(3, 8, 1, 1)}
     with pytest.raises(UsageError, match=r"names of one of ANNHead.*got parts conv_seg, fpn"):
         infer_segmentor(state)
+
+
+@pytest.mark.parametrize(
+    ("reading", "expected"),
+    [
+        (None, Inference()),
+        ({"mode": "whole"}, Inference()),
+        ({"mode": "slide", "crop_size": [512, 512], "stride": (341, 341)}, Inference("slide", (512, 512), (341, 341))),
+    ],
+)
+def test_test_cfg_says_how_images_are_read(reading, expected):
+    found = golden.load("segmentors/ccnet_r50")
+    assert segmentor({**found["config"], "test_cfg": reading}).inference == expected
+
+
+@pytest.mark.parametrize(
+    ("reading", "message"),
+    [
+        ({"mode": "slid"}, "test_cfg: expected mode 'whole' or 'slide', got 'slid'"),
+        ({"mode": "slide", "stride": (3, 3)}, "test_cfg, crop_size: expected a height and width .* got None"),
+        ({"mode": "slide", "crop_size": (8, 8), "stride": 4}, "test_cfg, stride: expected a height and width .* got 4"),
+        ({"mode": "slide", "crop_size": (8, 8), "stride": (9, 8)}, "stride: expected at most the window"),
+    ],
+)
+def test_a_test_cfg_that_does_not_fit_is_an_error(reading, message):
+    found = golden.load("segmentors/ccnet_r50")
+    with pytest.raises(UsageError, match=message):
+        segmentor({**found["config"], "test_cfg": reading})
+
+
+def test_a_window_is_read_wherever_versions_wrote_it():
+    window = {"mode": "slide", "crop_size": [769, 769], "stride": [513, 513]}
+    inside = "model = dict(type='EncoderDecoder', test_cfg=dict(mode='slide', crop_size=(769, 769), stride=(513, 513)))"
+    beside = (
+        "model = dict(type='EncoderDecoder')\ntest_cfg = dict(mode='slide', crop_size=(769, 769), stride=(513, 513))"
+    )
+    for text in (inside, beside):
+        assert written_config({"cfg": text}) == {"type": "EncoderDecoder", "test_cfg": window}
+    assert written_config({"cfg": "test_cfg = dict(mode='slide')"}) == {}

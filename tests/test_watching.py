@@ -16,6 +16,7 @@ from attnbench.errors import UsageError
 from attnbench.records import Trial
 from attnbench.supervisor import Event
 from attnbench.training.events import Events
+from attnbench.training.telling import telling
 from attnbench.training.watching import Step, Watch, timed
 
 STEP = Step(1, 10, 2.0, 0.1, images=8, waited_s=0.5, step_s=2.0)
@@ -86,7 +87,7 @@ def test_a_log_says_how_far_a_run_is_every_half_minute(clock):
         clock.now += 5
     said = log.file.getvalue().splitlines()
     assert len(said) == 1
-    rest = "ema, context: iteration 3/10, loss 0.966, lr 0.1, 4 images/s, 25.0 % waiting for data, 0:14 left"
+    rest = "ema, context: 3/10, loss 0.966, lr 0.1, 4 images/s, 25.0 % waiting for data, 0:14 left"
     assert said[0].split("  ", 1)[1].strip().endswith(rest)
     assert " 35.0 s" in said[0]
 
@@ -176,6 +177,23 @@ def test_events_are_read_back(tmp_path):
     assert {tag: values[0][1] for tag, values in found.items()} == pytest.approx(
         {"training/learning_rate": 0.1, "training/images_per_s": 4.0, "training/data_wait_share": 0.25}
     )
+
+
+def test_messages_pause_but_the_last_step_is_always_told(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("attnbench.training.telling.time.monotonic", lambda: now[0])
+    sent = []
+    with telling(sent.append, Events(tmp_path, "ema")) as told:
+        told.features(1, 7)
+        for step in steps(10):
+            told.step(step)
+            now[0] += 0.2
+        told.scores({"miou": 0.5})
+    assert sent[0] == {"done": 1, "total": 7}
+    assert [message["done"] for message in sent[1:]] == [4, 7, 10]
+    found = read(tmp_path / "ema")
+    assert [step for step, _ in found["training/loss"]] == list(range(1, 11))
+    assert found["scores/miou"] == [(10, 0.5)]
 
 
 def test_curves_of_two_runs_never_mix(tmp_path):

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from attnbench.cli.arguments import Parser, positive, size
+from attnbench.cli.reading_options import add_reading, asked_reading
+from attnbench.config import WHOLE, Inference
 from attnbench.errors import UsageError
 from attnbench.records import Record, RecordWriter, Trial
 from attnbench.statistics import summarise
@@ -33,6 +35,7 @@ _EPILOG = """\
 examples:
   python scripts/evaluate.py --checkpoint ccnet_r50.pth --dataset camvid --data-root DIR
   python scripts/evaluate.py --checkpoint own.pth --dataset context --split val --device cuda
+  python scripts/evaluate.py --checkpoint own.pth --dataset cityscapes --slide 769x769 --scales 0.75,1,1.25 --flip
 
 Type and widths of the network are read off the file. No code from the file runs.
 """
@@ -47,6 +50,8 @@ def _parser() -> Parser:
     parser.add_argument("--image-size", type=size, metavar="HxW", help="size that images are loaded at")
     parser.add_argument("--batch-size", type=positive, default=4, metavar="N", help="images in a batch (default: 4)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--boundary", action="store_true", help="compute the boundary F-score, too")
+    add_reading(parser)
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="time budget of the latency samples")
     parser.add_argument(
         "--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR", help=f"results folder (default: {DEFAULT_OUTPUT})"
@@ -74,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"checkpoint {str(parsed.checkpoint)!r}: expected the {len(dataset.classes)} classes of dataset "
             f"{parsed.dataset!r}, got {saved.num_classes}"
         )
+    inference = asked_reading(parsed, saved.inference)
     trial = Trial(
         task="accuracy",
         operator=saved.operator,
@@ -94,7 +100,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         writer.write_environment(environment, key)
         # A seed is what tells accuracy records of one recipe apart: a file has been trained once.
         accuracy = _record(
-            dataclasses.replace(trial, seed=0), key, lambda: _score(saved, dataset, device, parsed.batch_size)
+            dataclasses.replace(
+                trial,
+                seed=0,
+                inference=None if inference == WHOLE else inference,
+                boundary=parsed.boundary or None,
+            ),
+            key,
+            lambda: _score(saved, dataset, device, parsed.batch_size, inference, boundary=parsed.boundary),
         )
         writer.write(accuracy)
         cost = _record(
@@ -138,18 +151,23 @@ def _record(trial: Trial, environment: str, measure: Callable[[], dict[str, Any]
     }
 
 
-def _score(saved: Saved, dataset: SegmentationDataset, device: str, batch_size: int) -> dict[str, Any]:
+def _score(
+    saved: Saved, dataset: SegmentationDataset, device: str, batch_size: int, inference: Inference, *, boundary: bool
+) -> dict[str, Any]:
     from attnbench.evaluation import evaluate
     from attnbench.measuring.cost import count_params
 
     clock = time.perf_counter()
-    scores = evaluate(saved.model, dataset, device=device, batch_size=batch_size)
+    scores = evaluate(
+        saved.model, dataset, device=device, batch_size=batch_size, inference=inference, boundary=boundary
+    )
     return {
         "params": count_params(saved.model),
         "miou": scores.miou,
         "macc": scores.macc,
         "aacc": scores.aacc,
         "iou": list(scores.iou),
+        **scores.boundary_fields(),
         "classes": list(dataset.classes),
         "loss": [],
         "train_s": 0.0,
@@ -212,6 +230,7 @@ def _table(accuracy: Record, cost: Record, checkpoint: str) -> Table:
         "mIoU": f"{accuracy['miou']:.4f} on {accuracy['eval_images']} images",
         "mAcc": f"{accuracy['macc']:.4f}",
         "aAcc": f"{accuracy['aacc']:.4f}",
+        **({"boundary F": f"{accuracy['boundary_f']:.4f}"} if "boundary_f" in accuracy else {}),
         "params": f"{cost['params'] / 1e6:.2f} M",
         "MACs": f"{bound}{cost['macs'] / 1e9:.2f} G",
         "FLOPs": f"{bound}{2 * cost['macs'] / 1e9:.2f} G",

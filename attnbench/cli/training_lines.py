@@ -58,7 +58,7 @@ def rates(told: Mapping[str, Any]) -> str:
 
 
 def describe_training(told: Mapping[str, Any]) -> str:
-    """What `Watch.told` has, in words.
+    """What `Watch.told` has, in words; without a loss, features are computed that training will need.
 
     Example:
         >>> describe_training(
@@ -66,6 +66,8 @@ def describe_training(told: Mapping[str, Any]) -> str:
         ... )
         'loss 0.512, lr 0.01, 8 images/s, 1.0 % waiting for data, 1:15 left'
     """
+    if "loss" not in told:
+        return "features of the frozen backbone"
     state = f"loss {told['loss']:.3f}, lr {told['learning_rate']:.3g}"
     return f"{state}, {rates(told)}, {clock(told['left_s'])} left"
 
@@ -114,7 +116,7 @@ class Log:
         if now - self._spoken.setdefault(run, now) <= SILENCE:
             return
         self._spoken[run] = now
-        line = f"{title}: iteration {told['done']}/{told['total']}, {describe_training(told)}"
+        line = f"{title}: {told['done']}/{told['total']}, {describe_training(told)}"
         self._console.print(f"[dim]{now - self._began:6.1f} s[/dim]  {line}", highlight=False, soft_wrap=True)
 
     def end(self, run: Hashable) -> None:

@@ -57,7 +57,8 @@ GREY_OR_PALETTE = ("P", "L")
 
 
 @contextmanager
-def _reading(path: Path, what: str) -> Iterator[Image.Image]:
+def reading(path: Path, what: str) -> Iterator[Image.Image]:
+    """Context with the opened image of a file; what its decoder raises becomes a `UsageError` that names the file."""
     if not path.is_file():
         raise UsageError(f"{what} {str(path)!r}: expected an existing file, got none")
     try:
@@ -80,9 +81,9 @@ def check_pair(image: Path, mask: Path, *, modes: tuple[str, ...] = GREY_OR_PALE
     Raises:
         UsageError: if a file is missing or no image, or the mask is of another kind or size.
     """
-    with _reading(image, "image") as opened:
+    with reading(image, "image") as opened:
         size = opened.size
-    with _reading(mask, "mask") as opened:
+    with reading(mask, "mask") as opened:
         _expect_mask(opened, mask, size, modes)
 
 
@@ -103,7 +104,7 @@ def image_shape(path: Path) -> tuple[int, int]:
     Raises:
         UsageError: if the file is missing or not an image.
     """
-    with _reading(path, "image") as opened:
+    with reading(path, "image") as opened:
         return opened.height, opened.width
 
 
@@ -113,7 +114,7 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         UsageError: if the file is missing or not an image.
     """
-    with _reading(path, "image") as opened:
+    with reading(path, "image") as opened:
         return opened.convert("RGB")
 
 
@@ -128,7 +129,7 @@ def read_mask(path: Path, *, size: tuple[int, int], modes: tuple[str, ...] = GRE
     Raises:
         UsageError: if the file is missing, not an image, or of another kind or size.
     """
-    with _reading(path, "mask") as opened:
+    with reading(path, "mask") as opened:
         _expect_mask(opened, path, size, modes)
         return np.array(opened, dtype=np.uint8)
 

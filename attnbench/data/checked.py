@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import platformdirs
+
 from attnbench.data.base import check_pair
 from attnbench.errors import UsageError
 
@@ -59,9 +61,9 @@ def _decode(dataset: FileDataset, index: int) -> None:
 
 def _remembered_in(dataset: FileDataset) -> Path:
     """The file that says what has passed: one for each place of a split."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.environ.get("ATTNBENCH_CACHE") or platformdirs.user_cache_dir("attnbench"))
     place = f"{dataset.name}\n{dataset.split}\n{dataset.root.resolve()}"
-    return home / "attnbench" / "checked" / hashlib.sha256(place.encode()).hexdigest()[:24]
+    return home / "checked" / hashlib.sha256(place.encode()).hexdigest()[:24]
 
 
 def _signature(dataset: FileDataset) -> str:

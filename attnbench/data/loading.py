@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +18,7 @@ from attnbench.data.base import SegmentationDataset
 from attnbench.data.files import FileDataset
 from attnbench.data.transforms import Augmentation, collate
 from attnbench.errors import UsageError
+from attnbench.lifetime import end_with_parent
 
 Place = tuple[int, int, int]
 """Iteration, slot in the batch, index of the image."""
@@ -66,15 +69,6 @@ class BatchOrder(Sampler[list[Place]]):
             yield [places[slot] for slot in self.slots]
 
 
-@runtime_checkable
-class Cropping(Protocol):
-    """A dataset that makes its own samples to train on, from places."""
-
-    def crops(self, recipe: Recipe, seed: int) -> Dataset[tuple[Tensor, Tensor]]:
-        """What the recipe makes of the places that it is asked for."""
-        ...
-
-
 class _Fault:
     """What went wrong in a process that loads, in place of its batch."""
 
@@ -82,6 +76,15 @@ class _Fault:
         # an error that cannot be sent would never arrive, so that the others go as words
         sent = isinstance(error, UsageError | MemoryError)
         self.error = error if sent else RuntimeError(f"{type(error).__name__}: {error}")
+
+
+@runtime_checkable
+class Cropping(Protocol):
+    """A dataset that makes its own samples to train on, from places."""
+
+    def crops(self, recipe: Recipe, seed: int) -> Dataset[tuple[Tensor, Tensor]]:
+        """What the recipe makes of the places that it is asked for."""
+        ...
 
 
 class _Augmented(Dataset[tuple[Tensor, Tensor]]):
@@ -98,7 +101,7 @@ class _Augmented(Dataset[tuple[Tensor, Tensor]]):
 class _LoadedBatch(Dataset[Batch | _Fault]):
     """Whole batches: what a `DataLoader` without batching of its own is given."""
 
-    def __init__(self, samples: Dataset[Batch]) -> None:
+    def __init__(self, samples: Dataset[tuple[Tensor, Tensor]]) -> None:
         self.samples = samples
 
     def __getitem__(self, places: list[Place]) -> Batch | _Fault:
@@ -108,6 +111,18 @@ class _LoadedBatch(Dataset[Batch | _Fault]):
             if get_worker_info() is None:
                 raise
             return _Fault(error)
+
+
+def _begin_loading(_: int) -> None:
+    end_with_parent()
+    default = sys.excepthook
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        # whoever takes batches may be gone in the middle of one, which is no news; errors of data go with their batch
+        if not isinstance(error, EOFError | OSError):
+            default(kind, error, trace)
+
+    sys.excepthook = report
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -176,6 +191,7 @@ def training_batches(
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=num_workers,
+        worker_init_fn=_begin_loading,
         multiprocessing_context="fork" if num_workers and forks else None,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(seed),

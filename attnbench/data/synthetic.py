@@ -150,6 +150,12 @@ class ContextDataset:
         """Image uint8 `(3, 48, 48)` and target uint8 `(48, 48)`."""
         return self._items[index]
 
+    def cue(self, index: int, pixel: tuple[int, int]) -> tuple[int, int, int] | None:
+        """Top, left and side of the square that decides the class of a pixel; none on background."""
+        canvas = self._canvases[index]
+        number = int(canvas.decider[pixel])
+        return (*canvas.cues[number - 1], _CUE) if number else None
+
     def decided(self, index: int, radius: int) -> NDArray[np.bool_]:
         """Which pixels of an image see a part of the cue that decides them within `radius`; background always does."""
         canvas = self._canvases[index]

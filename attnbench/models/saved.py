@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnbench.config import Network, from_mapping
+from attnbench.config import WHOLE, Inference, Network, from_mapping
 from attnbench.errors import UsageError
 from attnbench.models.build import build_segmentor
 from attnbench.models.exported import SUFFIX, load_segmentor
@@ -25,6 +25,9 @@ from attnbench.models.weights import mismatch
 from attnbench.records import Implementation
 from operators.interface import AttentionOperator
 from operators.registry import names
+
+Colour = tuple[int, ...]
+"""Red, green and blue from 0 to 255."""
 
 _FORMAT = "attnbench"
 
@@ -40,6 +43,13 @@ class Saved:
         num_classes: classes of its logits.
         implementation: of the operator.
         settings: JSON of the operator's hyper-parameters, where the file names them.
+        inference: how the file wants images to be read.
+        classes: name of each class; empty where the file does not name them.
+        palette: colour of each class; empty where the file does not name them.
+        mean: mean of each colour channel that images are normalised by, as a fraction of 255; none where the file does
+            not say.
+        std: standard deviation of each colour channel, likewise.
+        image_size: size that the network's images were loaded at; none where they kept theirs.
     """
 
     model: nn.Module
@@ -48,6 +58,12 @@ class Saved:
     num_classes: int
     implementation: Implementation = "reference"
     settings: str = "{}"
+    inference: Inference = WHOLE
+    classes: tuple[str, ...] = ()
+    palette: tuple[Colour, ...] = ()
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    image_size: tuple[int, int] | None = None
 
 
 def save_checkpoint(
@@ -90,14 +106,24 @@ def load_any(path: str | Path) -> Saved:
     checkpoint = read_checkpoint(path)
     built = checkpoint.meta.get(_FORMAT)
     if built is None:
-        return _theirs(from_checkpoint(checkpoint))
+        return _theirs(from_checkpoint(checkpoint), checkpoint.meta)
     return _ours(checkpoint, built, str(path))
 
 
 def _exported(path: str | Path) -> Saved:
     model, metadata = load_segmentor(path)
     described = (metadata.operator, metadata.network, len(metadata.classes))
-    return Saved(model, *described, metadata.implementation, metadata.settings)
+    return Saved(
+        model,
+        *described,
+        metadata.implementation,
+        metadata.settings,
+        classes=metadata.classes,
+        palette=metadata.palette,
+        mean=metadata.mean,
+        std=metadata.std,
+        image_size=metadata.image_size,
+    )
 
 
 def _ours(checkpoint: Checkpoint, built: Any, path: str) -> Saved:
@@ -121,7 +147,7 @@ def _ours(checkpoint: Checkpoint, built: Any, path: str) -> Saved:
     return Saved(model.eval(), built["operator"], network, built["num_classes"], implementation, json.dumps(settings))
 
 
-def _theirs(model: MMSegSegmentor) -> Saved:
+def _theirs(model: MMSegSegmentor, meta: Mapping[str, Any]) -> Saved:
     head = model.decode_heads[-1].head
     assert isinstance(head, nn.Module)
     classifier = head.classifier
@@ -135,7 +161,31 @@ def _theirs(model: MMSegSegmentor) -> Saved:
         head_channels=classifier.in_channels,
         concat_input=isinstance(head, DecodeHead) and head.fusion is not None,
     )
-    return Saved(model, _operator_name(head), network, classifier.out_channels)
+    classes, palette = _described(meta, classifier.out_channels)
+    return Saved(
+        model,
+        _operator_name(head),
+        network,
+        classifier.out_channels,
+        inference=model.inference,
+        classes=classes,
+        palette=palette,
+    )
+
+
+def _described(meta: Mapping[str, Any], count: int) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
+    """Names and colours of the classes in a file of mmsegmentation 0.x or 1.x, where it has one for each of them."""
+    described = meta.get("dataset_meta")
+    described = described if isinstance(described, Mapping) else {}
+    names = described.get("classes", meta.get("CLASSES"))
+    colours = described.get("palette", meta.get("PALETTE"))
+    classes = tuple(map(str, names)) if isinstance(names, list | tuple) else ()
+    palette = tuple(map(tuple, colours)) if isinstance(colours, list | tuple) and all(map(_is_colour, colours)) else ()
+    return classes if len(classes) == count else (), palette if len(palette) == count else ()
+
+
+def _is_colour(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(type(v) is int and 0 <= v < 256 for v in value)
 
 
 def _operator_name(head: nn.Module) -> str:

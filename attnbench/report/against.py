@@ -136,7 +136,7 @@ def _key(record: Record, *, seeds: bool = True) -> str:
     fields = {
         name: value
         for name, value in record.items()
-        if (name in _TRIAL or name.startswith(("network.", "recipe."))) and name not in _IGNORED
+        if (name in _TRIAL or name.startswith(("network.", "recipe.", "inference."))) and name not in _IGNORED
     }
     if not seeds:
         fields.pop("seed", None)

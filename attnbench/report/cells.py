@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -144,6 +144,14 @@ def score_columns() -> list[Column]:
     columns = [Column(key, header, header, _score_cell(key), "high") for key, header in names]
     gain = Column("gain", "Gain (points)", "Gain", _score_cell("gain"), "high")
     return [columns[0], gain, *columns[1:]]
+
+
+def boundary_columns(rows: Iterable[Row]) -> list[Column]:
+    """The boundary F-score, where any row has it."""
+    if not any(present(row.get("boundary_f")) for row in rows):
+        return []
+    header = "Boundary F (%)"
+    return [Column("boundary_f", header, header, _score_cell("boundary_f"), "high")]
 
 
 def _score_cell(key: str) -> Callable[[Row], Cell]:

@@ -159,7 +159,7 @@ def sheet(frames: Sequence[Frame]) -> tuple[list[str], Iterator[list[Any]]]:
 @functools.lru_cache(maxsize=1024)
 def _setting_keys(own: Sequence[str], keys: tuple[str, ...]) -> list[str]:
     """Those of a record's keys that make its setting, in the order of the columns."""
-    nested = sorted(key for key in keys if key.startswith(("network.", "recipe.")) and key != _PATH)
+    nested = sorted(key for key in keys if key.startswith(("network.", "recipe.", "inference.")) and key != _PATH)
     return [key for key in (*_SHARED, *own, *nested) if key in keys]
 
 

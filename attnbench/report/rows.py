@@ -73,6 +73,8 @@ def accuracy_row(trials: Sequence[Record]) -> dict[str, Any]:
     row["failed_seeds"] = len(failed)
     for name in SCORES:
         row[name], row[f"{name}_std"] = _mean_std([trial[name] for trial in scored])
+    outlined = [trial["boundary_f"] for trial in scored if "boundary_f" in trial]
+    row["boundary_f"], row["boundary_f_std"] = _mean_std(outlined)
     row["seed_miou"] = {trial["seed"]: trial["miou"] for trial in scored}
     row["iou"] = json.dumps(_class_means(scored)) if scored else None
     row["local_ceiling"] = max((trial["local_ceiling"] for trial in scored if "local_ceiling" in trial), default=None)

@@ -12,6 +12,7 @@ from attnbench.report.cells import (
     Cell,
     Column,
     Row,
+    boundary_columns,
     class_cell,
     interval_columns,
     mode_columns,
@@ -127,6 +128,7 @@ def accuracy_table(frame: Frame) -> Table:
         Column("title", "Operator", "Operator", lambda row: Cell(label(row))),
         *score_columns(),
         *interval_columns(),
+        *boundary_columns(frame.table),
         number("params_network", "Params of the network (M)", "Params (M)", 1e6),
         number("train_s", "Training (s)", "Training (s)", 1.0, better=None),
     ]

@@ -99,6 +99,8 @@ def accuracy_title(accuracy: Mapping[str, Any]) -> str:
         parts.append(f"{accuracy['network.backbone']} backbone{_frozen(accuracy)}")
     if accuracy.get("network.head") == "linear":
         parts.append("linear head")
+    if "inference.mode" in accuracy:
+        parts.append(_reading(accuracy))
     if "recipe.iterations" in accuracy:
         parts.append(f"{accuracy['recipe.iterations']} iterations of {accuracy.get('recipe.batch_size', '?')} images")
     return ", ".join([*parts, _DEVICES[accuracy["device"]]])
@@ -108,6 +110,17 @@ def _frozen(accuracy: Mapping[str, Any]) -> str:
     if not accuracy.get("freeze_backbone"):
         return ""
     return " (frozen, features cached)" if accuracy.get("cache_features") else " (frozen)"
+
+
+def _reading(accuracy: Mapping[str, Any]) -> str:
+    """How images were read, where that is not whole and once."""
+    scales = accuracy["inference.scales"]
+    read = "whole"
+    if accuracy["inference.mode"] == "slide":
+        read = "in windows of " + "×".join(map(str, accuracy["inference.crop_size"]))
+    if scales != [1.0]:
+        read += " at scales " + ", ".join(f"{scale:g}" for scale in scales)
+    return "read " + read + (" and mirrored" if accuracy["inference.flip"] else "")
 
 
 def details(setting: Mapping[str, Any]) -> str:

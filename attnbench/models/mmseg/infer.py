@@ -65,6 +65,8 @@ def infer_segmentor(state: State, written: Mapping[str, Any] | None = None) -> d
         "decode_head": _heads(state, "decode_head", backbone, written),
         "auxiliary_head": _heads(state, "auxiliary_head", backbone, written),
     }
+    if written.get("test_cfg"):
+        config["test_cfg"] = written["test_cfg"]
     if cascade:
         config["num_stages"] = len(config["decode_head"])
     return config
@@ -73,7 +75,8 @@ def infer_segmentor(state: State, written: Mapping[str, Any] | None = None) -> d
 def written_config(meta: Mapping[str, Any]) -> Mapping[str, Any]:
     """The model's configuration as text in `meta`, read as data; empty where there is none or it is more than data.
 
-    Files of 0.x have it under `"config"`, files of 1.x under `"cfg"`.
+    Files of 0.x have it under `"config"`, files of 1.x under `"cfg"`. Where `test_cfg` stands beside the model, as in
+    the first versions, it is taken as the model's.
 
     Example:
         >>> written_config({"cfg": "model = dict(decode_head=dict(type='CCHead', recurrence=3))"})["decode_head"]
@@ -84,14 +87,19 @@ def written_config(meta: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
     try:
         statements = ast.parse(text).body
-        values = [
-            _literal(item.value)
+        values = {
+            name: _literal(item.value)
             for item in statements
-            if isinstance(item, ast.Assign) and [ast.unparse(target) for target in item.targets] == ["model"]
-        ]
+            if isinstance(item, ast.Assign)
+            for name in map(ast.unparse, item.targets)
+            if name in ("model", "test_cfg")
+        }
     except (SyntaxError, ValueError, RecursionError):
         return {}
-    return values[-1] if values and isinstance(values[-1], dict) else {}
+    model, reading = values.get("model"), values.get("test_cfg")
+    if not isinstance(model, dict):
+        return {}
+    return {"test_cfg": reading, **model} if isinstance(reading, dict) else model
 
 
 def _literal(node: ast.expr) -> Any:

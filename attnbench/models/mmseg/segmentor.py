@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnbench.config import near
+from attnbench.config import WHOLE, Inference, near
 from attnbench.errors import UsageError
 from attnbench.models.backbone import ResNet
 from attnbench.models.mmseg.backbone import build_backbone
@@ -19,8 +18,8 @@ from attnbench.models.mmseg.checkpoint import Checkpoint, read_checkpoint
 from attnbench.models.mmseg.heads import MMSegHead
 from attnbench.models.mmseg.infer import infer_segmentor, written_config
 from attnbench.models.mmseg.names import Names, load, prefixed
+from attnbench.ranges import check_inference
 
-_LOG = logging.getLogger(__name__)
 _TYPES = ("EncoderDecoder", "CascadeEncoderDecoder")
 _KNOWN = ("type", "num_stages", "backbone", "decode_head", "auxiliary_head", "neck", "test_cfg")
 _TRAINING = ("train_cfg", "data_preprocessor", "pretrained", "init_cfg")
@@ -37,6 +36,7 @@ class MMSegSegmentor(nn.Module):
         depth: its depth.
         decode_heads: from feature maps to logits.
         auxiliary_heads: heads whose losses train the network; they do not run here.
+        inference: how its configuration wants images to be read; a forward pass reads what it is given at once.
 
     Shape:
         `(B, 3, H, W) -> (B, num_classes, H, W)`.
@@ -48,6 +48,7 @@ class MMSegSegmentor(nn.Module):
         depth: int,
         decode_heads: Sequence[MMSegHead],
         auxiliary_heads: Sequence[MMSegHead] = (),
+        inference: Inference = WHOLE,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -55,6 +56,7 @@ class MMSegSegmentor(nn.Module):
         self.auxiliary_heads = nn.ModuleList(auxiliary_heads)
         self.align_corners = decode_heads[-1].align_corners
         self.depth = depth
+        self.inference = inference
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits at image size."""
@@ -81,7 +83,8 @@ def segmentor(config: Mapping[str, Any], state_dict: Mapping[str, Tensor] | None
         UsageError: if a part is not supported, or keys are left over or missing.
 
     Deviations:
-        The whole image is read at once, also where `test_cfg` asks for a sliding window; that is logged.
+        A forward pass reads the whole image, also where `test_cfg` asks for a sliding window: the network's `inference`
+        says so, and `attnbench.evaluation.segment` follows it.
     """
     kind = config.get("type")
     if kind not in _TYPES:
@@ -94,8 +97,7 @@ def segmentor(config: Mapping[str, Any], state_dict: Mapping[str, Tensor] | None
             raise UsageError(f"{kind}: expected {key}, got a configuration without it")
     if config.get("neck") is not None:
         raise UsageError(f"{kind}: expected no neck, got {config['neck']!r}")
-    if (config.get("test_cfg") or {}).get("mode", "whole") != "whole":
-        _LOG.warning("test_cfg %r is not followed: the whole image is read at once", dict(config["test_cfg"]))
+    inference = _inference(config.get("test_cfg") or {})
     backbone, names = build_backbone(config["backbone"])
     names = prefixed(names, "backbone.", "backbone.")
     cascade = kind == "CascadeEncoderDecoder"
@@ -104,12 +106,28 @@ def segmentor(config: Mapping[str, Any], state_dict: Mapping[str, Tensor] | None
         raise UsageError(f"{kind}: expected {config['num_stages']} decode heads, got {len(decode_heads)}")
     auxiliary = config.get("auxiliary_head") or []
     auxiliary_heads, of_auxiliary = _heads(auxiliary, "auxiliary_head", isinstance(auxiliary, list | tuple))
-    network = MMSegSegmentor(backbone, config["backbone"]["depth"], decode_heads, auxiliary_heads)
+    network = MMSegSegmentor(backbone, config["backbone"]["depth"], decode_heads, auxiliary_heads, inference)
     if state_dict is not None:
         # The mean and deviation that images are normalised by, which the dataset brings along here.
         weights = {name: tensor for name, tensor in state_dict.items() if not name.startswith(_PREPROCESSING)}
         load(network, weights, {**names, **of_heads, **of_auxiliary}, str(kind))
     return network
+
+
+def _inference(config: Mapping[str, Any]) -> Inference:
+    """How `test_cfg` wants images to be read."""
+    mode = config.get("mode", "whole")
+    if mode != "slide":
+        if mode != "whole":
+            raise UsageError(f"test_cfg: expected mode 'whole' or 'slide', got {mode!r}")
+        return WHOLE
+    sizes = {name: config.get(name) for name in ("crop_size", "stride")}
+    for name, value in sizes.items():
+        if not isinstance(value, list | tuple) or len(value) != 2 or not all(type(side) is int for side in value):
+            raise UsageError(f"test_cfg, {name}: expected a height and width for mode 'slide', got {value!r}")
+    inference = Inference("slide", **{name: tuple(value) for name, value in sizes.items()})  # type: ignore[arg-type]
+    check_inference(inference)
+    return inference
 
 
 def _heads(configs: Any, place: str, several: bool) -> tuple[list[MMSegHead], Names]:

@@ -1,0 +1,268 @@
+"""`pictures.py`: what trained networks predict, where their operators look, and what their bases hold."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from attnbench.cli.arguments import Parser, console_of_width, positive, size, words
+from attnbench.config import Experiment, load_preset, preset_names, updated
+from attnbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from attnbench.data.base import SegmentationDataset
+    from attnbench.pictures import Sheet, Trained
+    from attnbench.records import Trial
+
+PROG = "pictures.py"
+DEFAULT_OUTPUT = Path("results/local/pictures")
+DEFAULT_OPERATORS = ("conv3x3", "pyramid_pooling", "non_local", "criss_cross", "dual", "ema")
+KINDS = ("predictions", "attention", "bases")
+_FORMATS = ("png", "pdf", "svg")
+_EPILOG = """\
+examples:
+  python scripts/pictures.py                                   the embedded task, six operators, a minute
+  python scripts/pictures.py --operators ema,object_contextual --images 0,3,5 --pixel 12,20 --format pdf
+  python scripts/pictures.py --preset camvid --data-root DIR --backbone-weights FILE --operators ema,non_local
+  python scripts/pictures.py --checkpoint own.pth --dataset camvid --data-root DIR --split test
+
+Networks are trained on the spot as compare.py would, or read from --checkpoint; no code from a file runs.
+"""
+
+
+def _parser() -> Parser:
+    parser = Parser(PROG, "Draw what networks predict, where they look, and what their bases hold.", _EPILOG)
+    what = parser.add_argument_group("networks")
+    what.add_argument(
+        "--operators", type=words, metavar="A,B", help=f"names in the registry (default: {','.join(DEFAULT_OPERATORS)})"
+    )
+    what.add_argument("--operator", action="append", metavar="FILE.py:CLASS", help="an operator of your own")
+    what.add_argument(
+        "--checkpoint",
+        action="append",
+        type=Path,
+        metavar="FILE",
+        help="show this network in place of training; may be repeated",
+    )
+    what.add_argument(
+        "--preset", default="default", metavar="NAME|FILE.toml", help=f"recipe: one of {', '.join(preset_names())}"
+    )
+    what.add_argument("--iterations", type=positive, metavar="N", help="training iterations")
+    what.add_argument("--seed", type=_index, default=0, metavar="N", help="seed of the training (default: 0)")
+    what.add_argument("--backbone", help="small, resnet18, resnet34, resnet50, resnet101")
+    what.add_argument("--backbone-weights", metavar="FILE", help="weights under torchvision's names")
+    what.add_argument(
+        "--freeze-backbone", action="store_true", default=None, help="train what stands behind the backbone alone"
+    )
+    what.add_argument("--device", help="auto, cpu or cuda")
+
+    data = parser.add_argument_group("images")
+    data.add_argument("--dataset", help="context (embedded, no download) or a name of docs/datasets.md")
+    data.add_argument("--data-root", metavar="DIR", help="folder of the dataset (default: $ATTNBENCH_DATA)")
+    data.add_argument("--image-size", type=size, metavar="HxW", help="size that images are loaded at")
+    data.add_argument("--split", metavar="NAME", help="part of the dataset to show and score (default: the preset's)")
+    data.add_argument("--images", type=indices, default=[0, 1], metavar="I,J", help="images, from 0 (default: 0,1)")
+    data.add_argument(
+        "--pixel",
+        type=pixel,
+        action="append",
+        metavar="ROW,COLUMN",
+        help="pixel to look from; may be repeated (default: the one whose cue is farthest, or the middle)",
+    )
+
+    output = parser.add_argument_group("sheets")
+    output.add_argument("--only", type=words, metavar="A,B", help=f"some of {', '.join(KINDS)} (default: all of them)")
+    output.add_argument("--bases", type=positive, default=7, metavar="N", help="bases that are shown (default: 7)")
+    output.add_argument("--heads", action="store_true", help="also a sheet for each operator with several heads")
+    output.add_argument("--format", choices=_FORMATS, default="png", help="png, pdf or svg (default: png)")
+    output.add_argument("--dpi", type=positive, default=200, metavar="N", help="dots per inch (default: 200)")
+    output.add_argument(
+        "--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR", help=f"where to (default: {DEFAULT_OUTPUT})"
+    )
+    return parser
+
+
+def _index(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {text!r}")
+    return int(text)
+
+
+def indices(text: str) -> list[int]:
+    """Comma-separated whole numbers from zero on, each once.
+
+    Example:
+        >>> indices("0,3,5")
+        [0, 3, 5]
+    """
+    return list(dict.fromkeys(_index(word) for word in words(text)))
+
+
+def pixel(text: str) -> tuple[int, int]:
+    """A row and a column.
+
+    Example:
+        >>> pixel("12,20")
+        (12, 20)
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected ROW,COLUMN such as 12,20, got {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the sheets that the command line asks for; returns the exit code."""
+    parsed = _parser().parse(arguments)
+    kinds = parsed.only or KINDS
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UsageError(f"--only: expected some of {', '.join(KINDS)}, got {kind!r}")
+    _expect_one_source(parsed)
+    console = console_of_width()
+
+    from attnbench import pictures
+
+    experiment = _experiment(parsed)
+    trials, training, shown = _plan(experiment, train=not parsed.checkpoint)
+    scenes = pictures.scenes_of(shown, parsed.images, parsed.pixel)
+    if parsed.checkpoint:
+        networks = [pictures.load_trained(path, shown, trials[0].device) for path in parsed.checkpoint]
+        networks = _told_apart(networks, parsed.checkpoint)
+    else:
+        networks = _train(console, trials, training, shown)
+    answers = {
+        (network.title, scene.index): pictures.look(network, shown, scene) for network in networks for scene in scenes
+    }
+    for sheet in _sheets(kinds, parsed, networks, shown, scenes, answers):
+        if isinstance(sheet, str):
+            console.print(sheet, highlight=False)
+        else:
+            path = sheet.write(parsed.output, parsed.format, parsed.dpi)
+            console.print(f"{path}: {sheet.caption}", highlight=False)
+    return 0
+
+
+def _expect_one_source(parsed: argparse.Namespace) -> None:
+    training = ("operators", "operator", "iterations", "backbone", "backbone_weights", "freeze_backbone")
+    given = [name for name in training if getattr(parsed, name) is not None]
+    if parsed.checkpoint and given:
+        flag = given[0].replace("_", "-")
+        raise UsageError(f"--checkpoint: expected networks as their files have them, got --{flag} beside it")
+
+
+def _experiment(parsed: argparse.Namespace) -> Experiment:
+    """The accuracy half of the preset with the command line's changes."""
+    options = vars(parsed)
+
+    def given(**names: str) -> dict[str, Any]:
+        return {key: options[name] for key, name in names.items() if options[name] is not None}
+
+    network = given(backbone="backbone", backbone_weights="backbone_weights")
+    if "backbone" in network:
+        network["output_stride"] = 4 if network["backbone"] == "small" else 8
+    accuracy = given(
+        dataset="dataset",
+        data_root="data_root",
+        image_size="image_size",
+        eval_split="split",
+        freeze_backbone="freeze_backbone",
+    )
+    accuracy |= {"seeds": [parsed.seed], "network": network, "recipe": given(iterations="iterations")}
+    own = parsed.operator or []
+    named = parsed.operators or ([] if own else list(DEFAULT_OPERATORS))
+    changes = {"operators": named, "operator_files": own, "cost": None, "accuracy": accuracy}
+    return updated(load_preset(parsed.preset), changes | given(device="device"), "options")
+
+
+def _plan(
+    experiment: Experiment, *, train: bool
+) -> tuple[list[Trial], SegmentationDataset | None, SegmentationDataset]:
+    """Trials, what is trained on, and what is shown; what is wrong with the data is said here."""
+    from attnbench import runner
+    from attnbench.data import build_dataset, check_dataset
+
+    trials = runner.plan(experiment)
+    accuracy = experiment.accuracy
+    assert accuracy is not None
+    root = accuracy.data_root or (os.environ.get("ATTNBENCH_DATA") if accuracy.dataset != "context" else None)
+
+    def checked(split: str) -> SegmentationDataset:
+        dataset = build_dataset(accuracy.dataset, split=split, root=root, image_size=accuracy.image_size)
+        check_dataset(dataset)
+        return dataset
+
+    return trials, checked(accuracy.train_split) if train else None, checked(accuracy.eval_split)
+
+
+def _told_apart(networks: Sequence[Trained], paths: Sequence[Path]) -> list[Trained]:
+    """Networks whose titles differ: where two have one operator, their files' names stand beside it."""
+    import collections
+    import dataclasses
+
+    counts = collections.Counter(network.title for network in networks)
+    return [
+        network if counts[network.title] == 1 else dataclasses.replace(network, title=f"{network.title} ({path.stem})")
+        for network, path in zip(networks, paths, strict=True)
+    ]
+
+
+def _train(
+    console: Console, trials: Sequence[Trial], training: SegmentationDataset | None, shown: SegmentationDataset
+) -> list[Trained]:
+    import torch
+
+    from attnbench import pictures
+
+    assert training is not None
+    if trials[0].threads is not None:
+        # the number of threads changes the last bits, and so which network comes out
+        torch.set_num_threads(trials[0].threads)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} iterations"),
+        TimeElapsedColumn(),
+    )
+    networks = []
+    with Progress(*columns, console=console, transient=True) as progress:
+        for trial in trials:
+            bar = progress.add_task(trial.operator, total=trial.recipe.iterations if trial.recipe else 0)
+            network = pictures.train(
+                trial,
+                training,
+                shown,
+                lambda step, bar=bar: progress.update(bar, completed=step.iteration),  # type: ignore[misc]
+            )
+            progress.remove_task(bar)
+            progress.console.print(f"{network.title}: mIoU {100 * network.miou:.1f}", highlight=False)
+            networks.append(network)
+    return networks
+
+
+def _sheets(
+    kinds: Sequence[str], parsed: argparse.Namespace, networks: Sequence[Trained], *rest: Any
+) -> Iterator[Sheet | str]:
+    """The sheets, and a sentence for each that there is nothing to draw for."""
+    from attnbench import pictures
+
+    dataset, scenes, answers = rest
+    if "predictions" in kinds:
+        yield pictures.predictions_sheet(networks, dataset, scenes, answers)
+    if "attention" in kinds:
+        yield pictures.attention_sheet(networks, dataset, scenes, answers)
+        if parsed.heads:
+            for network in networks:
+                yield pictures.heads_sheet(network, dataset, scenes, answers)
+    if "bases" in kinds:
+        for network in networks:
+            sheet = pictures.bases_sheet(network, dataset, scenes, answers, parsed.bases)
+            yield sheet
+            if not isinstance(sheet, str):
+                yield pictures.stages_sheet(network, dataset, scenes, answers, parsed.bases)
