@@ -17,7 +17,7 @@ from rich.console import Console
 import operators
 from attnbench import records, runner
 from attnbench.cli.progress import describe
-from attnbench.config import Accuracy
+from attnbench.config import WHOLE, Accuracy
 from attnbench.data import build_dataset
 from attnbench.data.base import SegmentationDataset
 from attnbench.environment import environment_hash, fingerprint
@@ -153,6 +153,7 @@ class TrainingRun:
             **told.watch.fields(),
             "train_images": len(train),
             "eval_images": len(test),
+            **scores.boundary_fields(),
             **_ceiling(model, test),
             **_resumed(told.watch, self.recipe.iterations),
         }
@@ -227,7 +228,15 @@ class TrainingRun:
         """Scores on the whole split, of which each process scores its part."""
         self.processes.share_buffers(model)
         device, amp = self.processes.device, self.recipe.amp
-        return evaluate(model, part, device=device, amp=amp, add_up=self.processes.total)
+        return evaluate(
+            model,
+            part,
+            device=device,
+            amp=amp,
+            inference=self.trial.inference or WHOLE,
+            boundary=bool(self.trial.boundary),
+            add_up=self.processes.total,
+        )
 
     def _metadata(self, train: SegmentationDataset) -> Metadata:
         return Metadata(
@@ -240,6 +249,7 @@ class TrainingRun:
             std=train.std,
             implementation=self.trial.implementation,
             settings=self.trial.settings,
+            inference=self.trial.inference or WHOLE,
             image_size=self.trial.image_size,
         )
 
