@@ -77,7 +77,8 @@ class Recipe:
             linear layers alone decay.
         batch_norm_momentum: momentum of every batch normalisation; none leaves what the layers have.
         accumulate: micro-batches that a step's `batch_size` images are cut into.
-        compile: whether `torch.compile` compiles the model for training.
+        compile: whether `torch.compile` compiles the model for training, without the deterministic algorithms under
+            which torch 2.13 compiles wrong gradients.
         batch_norm: what batch normalisation takes its statistics from in training: the images of all processes
             (`"shared"`), of each process alone (`"process"`), or its running statistics, which then stay (`"frozen"`).
     """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import training_cases
 from torch.nn.modules.batchnorm import _BatchNorm
-from training_cases import RECIPE, Stripes, segmentor
+from training_cases import NETWORK, RECIPE, Stripes, segmentor
 
 import operators
 from attnbench.data.loading import BatchOrder
@@ -105,7 +106,7 @@ def test_slots_of_all_processes_are_the_whole_batch_from_any_iteration_on(start)
 @pytest.mark.parametrize("name", operators.names())
 def test_every_trained_parameter_gets_a_gradient(name):
     """Gradients are averaged as they come: a parameter without one would let all processes wait for it."""
-    model = segmentor(name)
+    model = segmentor(name, replace(NETWORK, slot_channels=32))
     logits, extra = model.train().forward_with_auxiliary(torch.randn(2, 3, 32, 32))
     sum(output.sum() for output in (logits, *(value for value, _ in extra.values()))).backward()
     without = [key for key, value in model.named_parameters() if value.requires_grad and value.grad is None]

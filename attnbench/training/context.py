@@ -29,10 +29,16 @@ def autocast(device: torch.device, amp: Amp) -> torch.autocast:
 
 
 @contextmanager
-def repeatable(seed: int, device: torch.device) -> Iterator[None]:
+def repeatable(seed: int, device: torch.device, *, deterministic: bool = True) -> Iterator[None]:
     """Context with seeded global generators and deterministic algorithms where they exist; all is restored afterwards.
 
     The generators are those of torch, python and numpy.
+
+    Args:
+        seed: of the generators.
+        device: where the work is done.
+        deterministic: whether deterministic algorithms are asked for; see `Recipe.compile`.
+
 
     Operations without a deterministic algorithm (some backward passes on CUDA) warn.
     """
@@ -45,7 +51,7 @@ def repeatable(seed: int, device: torch.device) -> Iterator[None]:
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         yield

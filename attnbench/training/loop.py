@@ -70,7 +70,8 @@ def fit(
     model.to(processes.device, memory_format=layout)  # type: ignore[call-overload]
     weights = pixel_weights(dataset, recipe, processes.device)
     with (
-        repeatable(processes.seed(seed), processes.device),
+        # inductor of torch 2.13 computes wrong gradients where deterministic algorithms are asked for
+        repeatable(processes.seed(seed), processes.device, deterministic=not recipe.compile),
         training_mode(model, freeze_backbone=freeze_backbone, freeze_norms=recipe.batch_norm == "frozen"),
     ):
         set_batch_norm_momentum(model, recipe.batch_norm_momentum)
