@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import record_factory
+import torch
 
 from attnbench.cli import compare, train
 from attnbench.config import Accuracy, Experiment, Inference
@@ -115,6 +116,15 @@ batch_size = 2
 """
 
 
+@pytest.fixture
+def threads():
+    """Training in this process sets torch's threads, which environments are told apart by."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("command", ["compare", "train"])
 def test_a_preset_reaches_scores_records_and_exported_weights(tmp_path, command):
     preset = tmp_path / "own.toml"
