@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from torch import Tensor
@@ -86,6 +88,15 @@ class BoundaryScore:
             if found is not None:
                 precision, recall = _near(found, wanted, tolerance), _near(wanted, found, tolerance)
                 self.sums[label] += 2 * precision * recall / (precision + recall) if precision and recall else 0.0
+
+    def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Adds the images that other processes score.
+
+        Args:
+            total: sums a tensor over all processes.
+        """
+        self.sums = total(torch.from_numpy(self.sums)).numpy()
+        self.images = total(torch.from_numpy(self.images)).numpy()
 
     def of_class(self) -> tuple[float | None, ...]:
         """Score of each class; none for a class without a boundary in any target."""

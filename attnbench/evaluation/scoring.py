@@ -43,8 +43,7 @@ def evaluate(
         inference: how images are read; by default whole and once.
         boundary: whether the boundary F-score is computed, too.
         progress: called with the number of images done and their total.
-        add_up: adds the counts of this dataset to those of the parts that other processes score; the boundary F-score
-            is this part's alone.
+        add_up: adds what is counted of this dataset to what other processes count of the parts that they score.
 
     Raises:
         UsageError: if the dataset is empty or has a label beyond its classes, or the precision does not exist on the
@@ -72,6 +71,7 @@ def evaluate(
     found = scores_of(add_up(matrix.counts))
     if outlines is None:
         return found
+    outlines.add_up(add_up)
     return dataclasses.replace(found, boundary_f=outlines.mean(), boundary_f_of_class=outlines.of_class())
 
 
