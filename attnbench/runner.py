@@ -169,7 +169,7 @@ def _expect_cachable(accuracy: Accuracy) -> None:
     if not accuracy.freeze_backbone:
         raise UsageError("cache_features: expected a frozen backbone (freeze_backbone), got one that is trained")
     if accuracy.inference != WHOLE:
-        raise UsageError("inference: cached features are those of whole images; leave it out, or cache_features")
+        raise UsageError("cache_features: expected images that are read whole and once, got inference of another kind")
     expect_fitting(accuracy.recipe, accuracy.network.output_stride)
 
 

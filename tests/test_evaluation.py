@@ -239,3 +239,37 @@ def test_a_label_beyond_the_classes_is_one_line_that_names_the_image():
     with pytest.raises(UsageError, match=r"^dataset 'colours', image 3: expected labels 0\.\.2 and 255, got 7$"):
         evaluate(model, Strange(), device="cpu")
     assert model.training
+
+
+def test_parts_add_up_to_the_whole():
+    whole = Colours(wrong=0.3, ignored=0.05)
+    parts = [Subset(whole, range(3)), Subset(whole, range(3, 7))]
+    counted = []
+
+    def keep(counts: Tensor) -> Tensor:
+        counted.append(counts)
+        return counts
+
+    evaluate(Shifted(), parts[0], device="cpu", boundary=True, add_up=keep)
+    others = iter(counted)
+    found = evaluate(Shifted(), parts[1], device="cpu", boundary=True, add_up=lambda counts: counts + next(others))
+    wanted = evaluate(Shifted(), whole, device="cpu", boundary=True)
+    assert dataclasses.replace(found, boundary_f=0, boundary_f_of_class=()) == dataclasses.replace(
+        wanted, boundary_f=0, boundary_f_of_class=()
+    )
+    assert found.boundary_f_of_class == pytest.approx(wanted.boundary_f_of_class, rel=1e-12)
+    assert found.boundary_f != evaluate(Shifted(), parts[1], device="cpu", boundary=True).boundary_f
+
+
+class Subset(Colours):
+    """Some images of another dataset."""
+
+    def __init__(self, whole: Colours, indices: range) -> None:
+        super().__init__(whole.sizes)
+        self.whole, self.indices = whole, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.whole[self.indices[index]]

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import record_factory
 
+from attnbench.cli import compare, train
 from attnbench.config import Accuracy, Experiment, Inference
-from attnbench.records import Trial, identity
+from attnbench.errors import UsageError
+from attnbench.models.saved import load_any
+from attnbench.records import Trial, identity, load
 from attnbench.report.frames import arrange
 from attnbench.report.tables import accuracy_table
 from attnbench.report.wording import accuracy_title
@@ -90,3 +93,39 @@ def test_the_boundary_score_is_a_column_where_it_was_computed():
 def test_the_schema_knows_the_fields(fields):
     with pytest.raises(ValueError, match="boundary"):
         validate({**scored()[0], **fields})
+
+
+def test_cached_features_are_those_of_whole_images():
+    with pytest.raises(UsageError, match="cache_features: expected images that are read whole and once"):
+        trial_of(freeze_backbone=True, cache_features=True, inference=WINDOWS)
+    assert trial_of(freeze_backbone=True, cache_features=True).cache_features
+
+
+PRESET = """
+cost = false
+[accuracy]
+boundary = true
+[accuracy.inference]
+mode = "slide"
+crop_size = [32, 32]
+stride = [16, 16]
+[accuracy.recipe]
+iterations = 1
+batch_size = 2
+"""
+
+
+@pytest.mark.parametrize("command", ["compare", "train"])
+def test_a_preset_reaches_scores_records_and_exported_weights(tmp_path, command):
+    preset = tmp_path / "own.toml"
+    preset.write_text(PRESET)
+    options = ["--preset", str(preset), "--device", "cpu", "--output", str(tmp_path / "out")]
+    if command == "train":
+        assert train.main([*options, "--operator", "identity"]) == 0
+        (weights,) = (tmp_path / "out").rglob("model.safetensors")
+        assert load_any(weights).inference == Inference("slide", (32, 32), (16, 16))
+    else:
+        assert compare.main([*options, "--operators", "identity"]) == 0
+    (record,) = load(tmp_path / "out").records
+    assert (record["inference.mode"], record["inference.crop_size"], record["boundary"]) == ("slide", [32, 32], True)
+    assert len(record["boundary_f_of_class"]) == len(record["classes"]) and 0 <= record["boundary_f"] <= 1

@@ -248,7 +248,7 @@ def test_equal_sheets_give_equal_bytes(dataset, kind, tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(dataset, tmp_path):
     (tmp_path / "file").write_text("")
     sheet = pictures.predictions_sheet(*asked_for_a_sheet(dataset))
-    with pytest.raises(UsageError, match="expected one that can be written"):
+    with pytest.raises(UsageError, match="expected a folder that can be written"):
         sheet.write(tmp_path / "file", "png", 60)
 
 

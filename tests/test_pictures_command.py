@@ -13,6 +13,7 @@ from attnbench.data import build_dataset
 from attnbench.errors import UsageError
 from attnbench.evaluation import evaluate
 from attnbench.models.build import build_segmentor
+from attnbench.models.exported import Metadata, export_weights
 from attnbench.models.saved import save_checkpoint
 from attnbench.runner import plan
 from attnbench.training import fit
@@ -42,6 +43,13 @@ def garden(tmp_path):
 def checkpoint(path, name, classes=5):
     network = Network(slot_channels=16, head_channels=8)
     save_checkpoint(build_segmentor(name, network, classes), path, operator=name, network=network)
+    return str(path)
+
+
+def exported(path, name):
+    network, shown = Network(slot_channels=16, head_channels=8), build_dataset("context", split="val")
+    metadata = Metadata(name, network, "context", shown.classes, shown.palette, shown.mean, shown.std)
+    export_weights(build_segmentor(name, network, 5), metadata, path)
     return str(path)
 
 
@@ -81,7 +89,7 @@ def test_training_is_that_of_a_comparison():
 
 
 def test_networks_of_files(tmp_path, capsys):
-    files = [checkpoint(tmp_path / f"{name}.pth", "non_local") for name in ("first", "second")]
+    files = [checkpoint(tmp_path / "first.pth", "non_local"), exported(tmp_path / "second.safetensors", "non_local")]
     arguments = [word for file in files for word in ("--checkpoint", file)]
     arguments += ["--only", "attention", "--format", "svg", "--images", "0", "--heads", "--output", str(tmp_path)]
     assert command.main(arguments) == 0

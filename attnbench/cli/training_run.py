@@ -237,6 +237,7 @@ class TrainingRun:
             std=train.std,
             implementation=self.trial.implementation,
             settings=self.trial.settings,
+            inference=self.trial.inference or WHOLE,
             image_size=self.trial.image_size,
         )
 

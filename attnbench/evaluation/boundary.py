@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from attnbench.metrics import IGNORE_INDEX
@@ -47,7 +46,6 @@ class BoundaryScore:
         A tolerance below one pixel is one pixel: on small images nothing but equal boundaries would match.
 
     Example:
-        >>> import torch
         >>> target = torch.zeros(1, 8, 8, dtype=torch.long)
         >>> target[..., 4:] = 1
         >>> score = BoundaryScore(3)
@@ -90,11 +88,7 @@ class BoundaryScore:
                 self.sums[label] += 2 * precision * recall / (precision + recall) if precision and recall else 0.0
 
     def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Adds the images that other processes score.
-
-        Args:
-            total: sums a tensor over all processes.
-        """
+        """Adds what other processes counted: `total` is called with the sums, and with the numbers of images."""
         self.sums = total(torch.from_numpy(self.sums)).numpy()
         self.images = total(torch.from_numpy(self.images)).numpy()
 
@@ -129,6 +123,9 @@ def boundaries(labels: NDArray[Any], counted: NDArray[np.bool_]) -> dict[int, _P
 
 def _near(points: _Points, others: _Points, tolerance: float) -> float:
     """Share of `points` that have one of `others` within `tolerance`."""
+    # a second's import, for those alone who want this score
+    from scipy.spatial import KDTree
+
     # the tree looks for what is strictly nearer; distances are roots of integers, so that none lies in between
     distance = KDTree(others).query(points, distance_upper_bound=tolerance * (1 + 1e-9))[0]
     return float(np.isfinite(distance).mean())

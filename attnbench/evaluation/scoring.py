@@ -43,7 +43,7 @@ def evaluate(
         inference: how images are read; by default whole and once.
         boundary: whether the boundary F-score is computed, too.
         progress: called with the number of images done and their total.
-        add_up: adds what is counted of this dataset to what other processes count of the parts that they score.
+        add_up: adds the counts of this dataset to those of the parts that other processes score.
 
     Raises:
         UsageError: if the dataset is empty or has a label beyond its classes, or the precision does not exist on the
@@ -61,18 +61,18 @@ def evaluate(
         for images, targets in _batches(dataset, batch_size):
             inputs = normalise(images, dataset.mean, dataset.std).to(device)
             with autocast(device, amp):
-                scores = segment(model, inputs, inference)
-            matrix.update(scores, targets.to(device))
+                logits = segment(model, inputs, inference)
+            matrix.update(logits, targets.to(device))
             if outlines is not None:
-                outlines.update(scores.argmax(1), targets)
+                outlines.update(logits.argmax(1), targets)
             done += len(images)
             if progress is not None:
                 progress(done, len(dataset))
-    found = scores_of(add_up(matrix.counts))
+    scores = scores_of(add_up(matrix.counts))
     if outlines is None:
-        return found
+        return scores
     outlines.add_up(add_up)
-    return dataclasses.replace(found, boundary_f=outlines.mean(), boundary_f_of_class=outlines.of_class())
+    return dataclasses.replace(scores, boundary_f=outlines.mean(), boundary_f_of_class=outlines.of_class())
 
 
 def _batches(dataset: SegmentationDataset, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from attnbench.atomic import write_atomically
-from attnbench.config import Network, from_mapping
+from attnbench.config import WHOLE, Inference, Network, from_mapping
 from attnbench.errors import UsageError
 from attnbench.models.build import build_segmentor
 from attnbench.models.segmentor import Segmentor
@@ -40,6 +40,7 @@ class Metadata:
         implementation: of the operator.
         settings: JSON of the operator's hyper-parameters that differ from its defaults.
         image_size: size that images were loaded at; none keeps them.
+        inference: how images were read when it was scored.
     """
 
     operator: str = "identity"
@@ -52,6 +53,7 @@ class Metadata:
     implementation: Implementation = "reference"
     settings: str = "{}"
     image_size: tuple[int, int] | None = None
+    inference: Inference = WHOLE
 
 
 def export_weights(model: Segmentor, metadata: Metadata, path: str | Path) -> None:

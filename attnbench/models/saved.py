@@ -118,6 +118,7 @@ def _exported(path: str | Path) -> Saved:
         *described,
         metadata.implementation,
         metadata.settings,
+        metadata.inference,
         classes=metadata.classes,
         palette=metadata.palette,
         mean=metadata.mean,

@@ -15,7 +15,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from attnbench.errors import UsageError
+from attnbench.atomic import write_atomically
 from attnbench.pictures.colours import Picture
 from attnbench.pictures.scenes import Pixel
 from attnbench.report.plots import style
@@ -63,7 +63,9 @@ class Sheet:
         buffer = io.BytesIO()
         with style():
             if kind == "png":
-                self.figure.savefig(buffer, dpi=dpi, metadata=_METADATA[kind], pil_kwargs={"optimize": True})
+                self.figure.savefig(
+                    buffer, format="png", dpi=dpi, metadata=_METADATA[kind], pil_kwargs={"optimize": True}
+                )
             else:
                 self.figure.savefig(buffer, format=kind, dpi=dpi, metadata=_METADATA[kind])
         return buffer.getvalue()
@@ -75,13 +77,7 @@ class Sheet:
             UsageError: if the folder cannot be written.
         """
         path = folder / f"{self.name}.{kind}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self.data(kind, dpi))
-        except OSError as error:
-            raise UsageError(
-                f"folder {str(folder)!r}: expected one that can be written, got {error.strerror or error}"
-            ) from error
+        write_atomically(path, self.data(kind, dpi))
         return path
 
 
