@@ -71,7 +71,8 @@ def test_confusion_matrices_add_up_exactly_over_an_odd_number_of_images(both):
     model.load_state_dict(together["norms_state"])
     counts = training_cases._counts(model, Processes())
     assert counts.sum() > 0 and torch.equal(together["counts"], counts)
-    scores = evaluate(model, Stripes(), device="cpu")
+    scores = evaluate(model, Stripes(), device="cpu", boundary=True)
+    assert scores.boundary_f is not None and scores.boundary_f == pytest.approx(together["boundary"], rel=1e-12)
     assert together["scores"] == [scores.miou, scores.macc, scores.aacc, *scores.iou]
 
 

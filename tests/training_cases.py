@@ -80,8 +80,9 @@ def train_in_this_process(name, folder):
         )
         processes.share_buffers(norms)
         found["norms"] = processes.gathered(norms.state_dict()["decode_head.bottleneck.norm.running_mean"])
-        scores = evaluate(norms, Part(Stripes(), processes), device="cpu", add_up=processes.total)
+        scores = evaluate(norms, Part(Stripes(), processes), device="cpu", boundary=True, add_up=processes.total)
         found["scores"] = [scores.miou, scores.macc, scores.aacc, *scores.iou]
+        found["boundary"] = scores.boundary_f
         found["counts"] = _counts(norms, processes)
         found["norms_state"] = norms.state_dict()
         found["counted"] = len(Part(Stripes(), processes))

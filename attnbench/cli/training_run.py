@@ -17,6 +17,7 @@ from rich.console import Console
 import operators
 from attnbench import records, runner
 from attnbench.cli.progress import describe
+from attnbench.cli.training_lines import Checking, watch_training
 from attnbench.config import WHOLE, Accuracy
 from attnbench.data import build_dataset
 from attnbench.data.base import SegmentationDataset
@@ -29,11 +30,8 @@ from attnbench.models.build import build_segmentor
 from attnbench.models.exported import Metadata, export_weights
 from attnbench.models.segmentor import Segmentor
 from attnbench.records import Record, RecordWriter, Trial
-from attnbench.training import Checkpoints, Interruption, Part, Processes, Step, Watch, fit
+from attnbench.training import Checkpoints, Interruption, Part, Processes, Step, Watch, Watcher, fit
 from attnbench.training.events import Events
-
-_TELLING_S = 10.0
-"""Seconds between two lines on a training run, at least."""
 
 
 @dataclass(frozen=True)
@@ -58,31 +56,22 @@ class Options:
 
 
 class _Told:
-    """Where a run is: lines of the first process, TensorBoard's events, and the sums for its record."""
+    """Who hears of a run: the screen of the first process, TensorBoard, and the sums for the record."""
 
-    def __init__(self, console: Console, events: Events | None) -> None:
+    def __init__(self, console: Console, shown: Watcher, events: Events | None) -> None:
         self.watch = Watch()
-        self.console, self.events = console, events
-        self._last = time.monotonic()
+        self._console, self._shown, self._events = console, shown, events
 
     def step(self, step: Step) -> None:
         self.watch(step)
-        if self.events is not None:
-            self.events(step)
-        if step.iteration == step.iterations or time.monotonic() - self._last > _TELLING_S:
-            self._last = time.monotonic()
-            told = self.watch.told()
-            self.console.print(
-                f"iteration {step.iteration}/{step.iterations}  loss {told['loss']:.4f}  "
-                f"rate {step.learning_rate:.2e}  {told['images_per_s']:.1f} images/s  "
-                f"{100 * told['data_wait_share']:.1f} % waiting for data  about {told['left_s']:.0f} s left",
-                highlight=False,
-            )
+        self._shown(step)
+        if self._events is not None:
+            self._events(step)
 
     def scores(self, iteration: int, scores: Scores) -> None:
-        if self.events is not None:
-            self.events.scores(iteration, {"miou": scores.miou, "macc": scores.macc, "aacc": scores.aacc})
-        self.console.print(f"iteration {iteration}: mIoU {100 * scores.miou:.2f}", highlight=False)
+        if self._events is not None:
+            self._events.scores(iteration, {"miou": scores.miou, "macc": scores.macc, "aacc": scores.aacc})
+        self._console.print(f"iteration {iteration}: mIoU {100 * scores.miou:.2f}", highlight=False)
 
 
 class TrainingRun:
@@ -133,7 +122,7 @@ class TrainingRun:
             events = None
             if self.options.tensorboard and self.first:
                 events = stack.enter_context(Events(self.options.output / "tensorboard", self.trial.folder_name))
-            told = _Told(self.console, events)
+            told = _Told(self.console, stack.enter_context(watch_training(self.console, str(self))), events)
             losses = self._fit(model, train, part, checkpoints, told)
             trained = time.perf_counter()
             scores = self._scores(model, part)
@@ -167,7 +156,7 @@ class TrainingRun:
 
     def _datasets(self) -> tuple[SegmentationDataset, SegmentationDataset]:
         # the first process reads every file once; the others wait for its word
-        root = runner.check_data(self._accuracy) if self.first else None
+        root = runner.check_data(self._accuracy, Checking(self.console)) if self.first else None
         root = self.processes.gathered(root)[0]
         splits = (self._accuracy.train_split, self._accuracy.eval_split)
         train, test = (
@@ -227,12 +216,11 @@ class TrainingRun:
     def _scores(self, model: Segmentor, part: Part) -> Scores:
         """Scores on the whole split, of which each process scores its part."""
         self.processes.share_buffers(model)
-        device, amp = self.processes.device, self.recipe.amp
         return evaluate(
             model,
             part,
-            device=device,
-            amp=amp,
+            device=self.processes.device,
+            amp=self.recipe.amp,
             inference=self.trial.inference or WHOLE,
             boundary=bool(self.trial.boundary),
             add_up=self.processes.total,
