@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import json
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -20,23 +19,19 @@ from typing import Any, Literal
 import torch
 
 import operators
-from attnbench.config import WHOLE, Cost
-from attnbench.data import build_dataset
+from attnbench.accuracy import train_and_score
+from attnbench.config import Cost
 from attnbench.environment import gpu_state
 from attnbench.errors import UsageError
-from attnbench.evaluation import evaluate
 from attnbench.faults import failure, lost_device
 from attnbench.lifetime import end_with_parent
 from attnbench.measuring.cost import MacCount, count_macs, count_params
 from attnbench.measuring.flop_counter import count_work
 from attnbench.measuring.latency import round_robin
 from attnbench.measuring.memory import profile_memory
-from attnbench.models.build import build_segmentor
 from attnbench.prediction import expect_declared, memory_figures, predict, predicted_memory
 from attnbench.records import Trial
-from attnbench.training import fit
 from attnbench.training.events import Events
-from attnbench.training.features import on_features
 from attnbench.training.telling import telling
 from attnbench.workload import Workload, build_workload
 from operators import checks
@@ -275,69 +270,7 @@ def _run_accuracy(trials: Sequence[Trial], options: WorkerOptions, send: Send) -
         send(told)
 
 
-_dataset = functools.cache(build_dataset)
-
-
 def _train_and_score(index: int, trial: Trial, options: WorkerOptions, send: Send) -> dict[str, Any]:
-    assert trial.dataset and trial.train_split and trial.eval_split and trial.network and trial.recipe
-    assert trial.seed is not None
-    train, test = (
-        _dataset(trial.dataset, split=split, root=options.data_root, image_size=trial.image_size)
-        for split in (trial.train_split, trial.eval_split)
-    )
-    device = torch.device(trial.device)
-    torch.manual_seed(trial.seed)
-    model = build_segmentor(
-        trial.operator,
-        trial.network,
-        len(train.classes),
-        implementation=trial.implementation,
-        settings=json.loads(trial.settings),
-        auxiliary_weight=trial.recipe.auxiliary_weight,
-    )
-    learner: torch.nn.Module = model
-    seen, scored = train, test
     events = Events(options.tensorboard, trial.folder_name) if options.tensorboard else None
-    with telling(lambda told: send(Message("progress", index, told)), events) as watching:
-        if trial.cache_features:
-            learner, seen, scored = on_features(model, trial, train, test, watching.features)
-        started = time.perf_counter()
-        loss = fit(
-            learner,
-            seen,
-            trial.recipe,
-            seed=trial.seed,
-            device=device,
-            freeze_backbone=bool(trial.freeze_backbone and not trial.cache_features),
-            progress=watching.step,
-            num_workers=options.loaders,
-        )
-        trained = time.perf_counter()
-        scores = evaluate(
-            learner,
-            scored,
-            device=device,
-            amp=trial.recipe.amp,
-            inference=trial.inference or WHOLE,
-            boundary=bool(trial.boundary),
-        )
-        watching.scores({"miou": scores.miou, "macc": scores.macc, "aacc": scores.aacc})
-    figures = {
-        "params": count_params(model),
-        "miou": scores.miou,
-        "macc": scores.macc,
-        "aacc": scores.aacc,
-        "iou": list(scores.iou),
-        "classes": list(test.classes),
-        "loss": [round(value, 6) for value in loss],
-        "train_s": trained - started,
-        "eval_s": time.perf_counter() - trained,
-        **watching.watch.fields(),
-        "train_images": len(train),
-        "eval_images": len(test),
-    }
-    figures |= scores.boundary_fields()
-    radius = getattr(model.backbone, "receptive_field", None)
-    if radius is not None and hasattr(test, "local_ceiling"):
-        figures["local_ceiling"] = test.local_ceiling(radius // 2)
-    return figures
+    with telling(lambda told: send(Message("progress", index, told)), events) as told:
+        return train_and_score(trial, told, data_root=options.data_root, loaders=options.loaders)

@@ -181,6 +181,11 @@ def test_accuracy_trial(tmp_path):
     assert again["miou"] == record["miou"]
 
 
+def _hear_interrupts():
+    """A shell lets its background jobs ignore Ctrl-C, and their children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
 def test_interrupted_run_keeps_what_was_measured(tmp_path, number):
     options = [
@@ -197,7 +202,9 @@ def test_interrupted_run_keeps_what_was_measured(tmp_path, number):
     ]
     endless = ["--operator", f"{FAILING}:Hanging", "--output", str(tmp_path)]
     command = [sys.executable, str(FAILING.parents[1] / "scripts" / "compare.py"), *options]
-    process = subprocess.Popen([*command, *endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, *endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_interrupts
+    )
     deadline = time.monotonic() + 120
     while (
         "hanging" not in (line := process.stdout.readline()) and time.monotonic() < deadline and "conv3x3" not in line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from rich.console import Console
 
 import operators
 from attnbench import records, runner
+from attnbench.accuracy import figures, segmentor_of
 from attnbench.cli.progress import describe
 from attnbench.cli.training_lines import Checking, watch_training
 from attnbench.config import WHOLE, Accuracy
@@ -24,9 +24,7 @@ from attnbench.data.base import SegmentationDataset
 from attnbench.environment import environment_hash, fingerprint
 from attnbench.errors import UsageError
 from attnbench.evaluation import evaluate
-from attnbench.measuring.cost import count_params
 from attnbench.metrics import Scores
-from attnbench.models.build import build_segmentor
 from attnbench.models.exported import Metadata, export_weights
 from attnbench.models.segmentor import Segmentor
 from attnbench.records import Record, RecordWriter, Trial
@@ -115,7 +113,7 @@ class TrainingRun:
         checkpoints = self._checkpoints(len(train))
         if self.trial.threads is not None:
             torch.set_num_threads(self.trial.threads)
-        model = self._model(len(train.classes))
+        model = segmentor_of(self.trial, len(train.classes))
         part = Part(test, self.processes)
         started, clock = datetime.now(UTC), time.perf_counter()
         with ExitStack() as stack:
@@ -129,25 +127,15 @@ class TrainingRun:
             told.scores(self.recipe.iterations, scores)
         if not self.first:
             return None
-        figures = {
-            "params": count_params(model),
-            "miou": scores.miou,
-            "macc": scores.macc,
-            "aacc": scores.aacc,
-            "iou": list(scores.iou),
-            "classes": list(test.classes),
-            "loss": [round(value, 6) for value in losses],
+        fields = {
+            **figures(model, losses, scores, train, test),
             "train_s": trained - clock,
             "eval_s": time.perf_counter() - trained,
             **told.watch.fields(),
-            "train_images": len(train),
-            "eval_images": len(test),
-            **scores.boundary_fields(),
-            **_ceiling(model, test),
             **_resumed(told.watch, self.recipe.iterations),
         }
         export_weights(model, self._metadata(train), self.weights)
-        return self._write(figures, started, time.perf_counter() - clock)
+        return self._write(fields, started, time.perf_counter() - clock)
 
     @property
     def weights(self) -> Path:
@@ -176,17 +164,6 @@ class TrainingRun:
                 f"{str(self.options.output)!r} without --resume, got {str(checkpoints.folder)!r}"
             )
         return checkpoints
-
-    def _model(self, num_classes: int) -> Segmentor:
-        torch.manual_seed(self.seed)
-        return build_segmentor(
-            self.trial.operator,
-            self.network,
-            num_classes,
-            implementation=self.trial.implementation,
-            settings=json.loads(self.trial.settings),
-            auxiliary_weight=self.recipe.auxiliary_weight,
-        )
 
     def _fit(
         self, model: Segmentor, train: SegmentationDataset, part: Part, checkpoints: Checkpoints, told: _Told
@@ -258,13 +235,6 @@ class TrainingRun:
         """The run in a few words."""
         processes = f", {self.processes.count} processes" if self.processes.count > 1 else ""
         return f"{describe(self.trial)} on {self.trial.device}{processes}"
-
-
-def _ceiling(model: Segmentor, test: SegmentationDataset) -> dict[str, float]:
-    radius = getattr(model.backbone, "receptive_field", None)
-    if radius is None or not hasattr(test, "local_ceiling"):
-        return {}
-    return {"local_ceiling": test.local_ceiling(radius // 2)}
 
 
 def _resumed(watch: Watch, iterations: int) -> dict[str, list[str]]:

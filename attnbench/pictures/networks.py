@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from attnbench.accuracy import segmentor_of
 from attnbench.config import Amp
 from attnbench.data.base import SegmentationDataset
 from attnbench.data.transforms import normalise
 from attnbench.errors import UsageError
 from attnbench.evaluation import evaluate
 from attnbench.metrics import ConfusionMatrix
-from attnbench.models.build import build_segmentor
 from attnbench.models.saved import load_any
 from attnbench.pictures.scenes import Scene
 from attnbench.records import Trial
@@ -69,16 +68,7 @@ def train(
         progress: called after each iteration.
     """
     assert trial.network and trial.recipe and trial.seed is not None
-    torch.manual_seed(trial.seed)
-    model = build_segmentor(
-        trial.operator,
-        trial.network,
-        len(training.classes),
-        implementation=trial.implementation,
-        settings=json.loads(trial.settings),
-        auxiliary_weight=trial.recipe.auxiliary_weight,
-    )
-
+    model = segmentor_of(trial, len(training.classes))
     fit(
         model,
         training,
