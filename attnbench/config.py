@@ -1,7 +1,7 @@
 """What an experiment is: frozen dataclasses, their TOML presets, and errors that name a near key.
 
-An `Experiment` is the whole of what was asked for. `attnbench.runner.plan` unfolds it into `Trial`s, the units that are
-measured, recorded and resumed. Nothing here imports torch.
+An `Experiment` is the whole of what was asked for. `attnbench.planning.plan` unfolds it into `Trial`s, the units that
+are measured, recorded and resumed. Nothing here imports torch.
 """
 
 from __future__ import annotations

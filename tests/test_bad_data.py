@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from attnbench import runner
+from attnbench import planning, runner
 from attnbench.cli import compare, evaluate
 from attnbench.config import Accuracy, Experiment, Network, Recipe
 from attnbench.data import build_dataset
@@ -221,4 +221,4 @@ def test_a_run_ends_with_one_line_where_a_loading_process_meets_a_broken_file(da
     accuracy = Accuracy(dataset="camvid", data_root=str(data), workers=2, recipe=RECIPE)
     experiment = Experiment(operators=("conv1x1",), device="cpu", cost=None, accuracy=accuracy)
     with pytest.raises(UsageError, match=r"image '.*train/b.png': expected a readable image, got "):
-        list(runner.run(experiment, runner.plan(experiment), tmp_path / "out"))
+        list(runner.run(experiment, planning.plan(experiment), tmp_path / "out"))

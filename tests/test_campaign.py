@@ -8,11 +8,11 @@ import time
 import cheap_runs
 import pytest
 
-from attnbench import records, report, runner
+from attnbench import planning, records, report
 
 
 def run_to_the_end(experiment, folder):
-    process = cheap_runs.start(experiment, runner.plan(experiment), folder)
+    process = cheap_runs.start(experiment, planning.plan(experiment), folder)
     process.join(timeout=300)
     assert process.exitcode == 0
     return cheap_runs.table(folder)
@@ -24,7 +24,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path, monkeypatch, kills):
     cheap_runs.warm(monkeypatch)
     moments = random.Random(kills)
     experiment = cheap_runs.cheap(2 * kills)
-    trials = runner.plan(experiment)
+    trials = planning.plan(experiment)
     killed, kept = 0, {}
     while killed < kills:
         process = cheap_runs.start(experiment, trials, tmp_path / "killed")
@@ -51,7 +51,7 @@ def test_two_runs_into_one_folder_neither_lose_nor_mix(tmp_path, monkeypatch):
     """Both measure everything, side by side; of each trial the earlier record counts."""
     cheap_runs.warm(monkeypatch)
     experiment = cheap_runs.cheap(4)
-    trials = runner.plan(experiment)
+    trials = planning.plan(experiment)
     processes = [cheap_runs.start(experiment, trials, tmp_path / "both") for _ in range(2)]
     for process in processes:
         process.join(timeout=300)
@@ -73,8 +73,8 @@ def test_eight_shards_make_the_whole(tmp_path, monkeypatch):
     """Folders of eight shards, copied into one, give the table of the run that was not divided."""
     cheap_runs.warm(monkeypatch)
     experiment = cheap_runs.cheap(4)
-    trials = runner.plan(experiment)
-    shards = [runner.shard(trials, part, 8) for part in range(1, 9)]
+    trials = planning.plan(experiment)
+    shards = [planning.shard(trials, part, 8) for part in range(1, 9)]
     assert sorted(trials.index(trial) for shard in shards for trial in shard) == list(range(len(trials)))
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
     for number, shard in enumerate(shards):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from attnbench import runner
+from attnbench import planning, runner
 from attnbench.config import Accuracy, Experiment, Network, Recipe
 from attnbench.data import build_dataset
 from attnbench.data.loading import training_batches
@@ -187,13 +187,13 @@ def test_recipes_that_do_not_fit(changes, said):
         freeze_backbone=True, cache_features=True, network=NETWORK, recipe=dataclasses.replace(RECIPE, **changes)
     )
     with pytest.raises(UsageError, match=said):
-        runner.plan(Experiment(operators=("conv1x1",), cost=None, accuracy=accuracy, device="cpu"))
+        planning.plan(Experiment(operators=("conv1x1",), cost=None, accuracy=accuracy, device="cpu"))
 
 
 def test_trained_backbones_and_large_crops_are_refused():
     experiment = Experiment(operators=("conv1x1",), cost=None, accuracy=Accuracy(cache_features=True), device="cpu")
     with pytest.raises(UsageError, match="expected a frozen backbone"):
-        runner.plan(experiment)
+        planning.plan(experiment)
     with pytest.raises(UsageError, match=r"crop_size: expected at most the images' \(48, 48\), got \(52, 48\)"):
         computed(segmentor()).crops(dataclasses.replace(RECIPE, crop_size=(52, 48)), 0)
 
@@ -220,7 +220,7 @@ def test_a_run_on_cached_features_has_rows_of_its_own(tmp_path):
         accuracy = Accuracy(freeze_backbone=True, network=NETWORK, recipe=Recipe(iterations=2, batch_size=2), **options)
         return Experiment(operators=("conv1x1",), cost=None, accuracy=accuracy, device="cpu")
 
-    plain, cached = (runner.plan(trial(cache_features=flag))[0] for flag in (False, True))
+    plain, cached = (planning.plan(trial(cache_features=flag))[0] for flag in (False, True))
     assert plain.fields().keys() ^ cached.fields().keys() == {"cache_features"}
     events = [event for event in runner.run(trial(cache_features=True), [cached], tmp_path) if event.kind == "finished"]
     assert events[0].data["status"] == "ok", events[0].data

@@ -14,11 +14,11 @@ from attnbench.cli import compare, train
 from attnbench.config import Accuracy, Experiment, Inference
 from attnbench.errors import UsageError
 from attnbench.models.saved import load_any
+from attnbench.planning import plan
 from attnbench.records import Trial, identity, load
 from attnbench.report.frames import arrange
 from attnbench.report.tables import accuracy_table
 from attnbench.report.wording import accuracy_title
-from attnbench.runner import plan
 from attnbench.schema import validate
 
 WINDOWS = Inference("slide", (64, 64), (43, 43), scales=(0.5, 1.0), flip=True)

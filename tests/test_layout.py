@@ -41,15 +41,16 @@ ROOMS = {
     "worker": GROUND | {"measuring", "training", "accuracy", "workload", "faults", "prediction"},
     "supervisor": GROUND | {"worker"},
     "calibration": GROUND | {"measuring"},
-    "runner": GROUND | {"models", "data", "supervisor", "worker", "calibration"},
+    "planning": GROUND | {"models", "data"},
+    "runner": GROUND | {"data", "planning", "supervisor", "worker", "calibration"},
     "pictures": GROUND | {"models", "data", "training", "evaluation", "accuracy", "report"},
     "reproducing": GROUND | {"models", "measuring", "workload", "published"},
     "report": {"records", "reading", "published", "statistics", "errors"},
     "published": set(),
 }
 KNOWS_OPERATORS = {
-    *("models", "measuring", "training", "workload", "faults", "prediction", "worker", "runner", "reproducing", "cli"),
-    "pictures",
+    *("models", "measuring", "training", "workload", "faults", "prediction", "worker", "planning", "runner"),
+    *("reproducing", "cli", "pictures"),
 }
 
 

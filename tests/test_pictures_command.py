@@ -15,7 +15,7 @@ from attnbench.evaluation import evaluate
 from attnbench.models.build import build_segmentor
 from attnbench.models.exported import Metadata, export_weights
 from attnbench.models.saved import save_checkpoint
-from attnbench.runner import plan
+from attnbench.planning import plan
 from attnbench.training import fit
 
 TOML = """

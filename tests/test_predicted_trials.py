@@ -9,7 +9,7 @@ import torch
 from test_compare import complaint
 
 import operators
-from attnbench import records, report, runner
+from attnbench import planning, records, report, runner
 from attnbench.cli import compare
 from attnbench.config import Accuracy, Cost, Experiment, Network
 from attnbench.errors import UsageError
@@ -112,7 +112,7 @@ def test_what_no_machine_holds_takes_seconds():
 
 
 def run(experiment, folder):
-    trials = runner.plan(experiment)
+    trials = planning.plan(experiment)
     events = runner.run(experiment, trials, folder)
     return {event.trial.label: event for event in events if event.kind in ("finished", "present")}
 
@@ -158,7 +158,7 @@ def test_a_gpu_that_is_absent_can_be_predicted_and_not_measured(tmp_path):
     experiment = dataclasses.replace(TINY, device="cuda")
     assert {event.data["device"] for event in run(experiment, tmp_path).values()} == {"cuda"}
     with pytest.raises(UsageError, match="device: expected one of auto, cpu"):
-        runner.plan(dataclasses.replace(experiment, cost=Cost()))
+        planning.plan(dataclasses.replace(experiment, cost=Cost()))
 
 
 def test_what_cannot_be_built_is_a_row(tmp_path):
@@ -177,7 +177,7 @@ def test_what_cannot_be_built_is_a_row(tmp_path):
 )
 def test_what_has_to_run_is_refused(changes, words):
     with pytest.raises(UsageError, match=words):
-        runner.plan(dataclasses.replace(TINY, **changes))
+        planning.plan(dataclasses.replace(TINY, **changes))
 
 
 def test_command_line(tmp_path, capsys):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import operators
-from attnbench import records, runner
+from attnbench import planning, records
 from attnbench.config import Experiment, Network, Recipe, load_preset, updated
 from attnbench.data.synthetic import ContextDataset
 from attnbench.errors import UsageError
@@ -245,7 +245,7 @@ def test_recipes_that_contradict_themselves_are_one_line_before_anything_runs(re
 def test_presets_of_the_field_plan_every_operator_without_data(name):
     preset = load_preset(name)
     assert preset.about and preset.cost is None
-    trials = runner.plan(preset)
+    trials = planning.plan(preset)
     names = operators.names() if preset.operators == ("all",) else preset.operators
     assert [trial.operator for trial in trials] == list(names)
 
@@ -295,7 +295,7 @@ def test_preset_of_emanet():
     assert (recipe.iterations, recipe.crop_size, recipe.batch_norm_momentum) == (30_000, (513, 513), 3e-4)
     assert recipe.bias_learning_rate_factor == 2 and recipe.decay_weights_only and recipe.auxiliary_weight == 0
     assert (network.backbone, network.multi_grid, network.stem) == ("resnet101", (1, 2, 4), "64-64-128")
-    trials = {trial.operator: trial for trial in runner.plan(preset)}
+    trials = {trial.operator: trial for trial in planning.plan(preset)}
     assert json.loads(trials["ema"].settings) == {"momentum": 0.1, "update": "unnormalized"}
     assert trials["conv3x3"].settings == "{}"
 
@@ -304,7 +304,7 @@ def test_settings_reach_cost_and_accuracy_of_their_operator_alone():
     experiment = updated(
         Experiment(), {"operators": ["ema", "conv3x3"], "settings": {"ema": {"num_bases": 7}}}, where="options"
     )
-    given = {(trial.task, trial.operator, trial.settings) for trial in runner.plan(experiment)}
+    given = {(trial.task, trial.operator, trial.settings) for trial in planning.plan(experiment)}
     assert given == {(task, "ema", '{"num_bases": 7}') for task in ("cost", "accuracy")} | {
         (task, "conv3x3", "{}") for task in ("cost", "accuracy")
     }
@@ -323,7 +323,7 @@ def test_settings_reach_cost_and_accuracy_of_their_operator_alone():
 )
 def test_settings_that_do_not_fit_are_one_line(settings, words):
     with pytest.raises(UsageError) as caught:
-        runner.plan(updated(Experiment(operators=("ema", "conv3x3")), {"settings": settings}, where="options"))
+        planning.plan(updated(Experiment(operators=("ema", "conv3x3")), {"settings": settings}, where="options"))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 

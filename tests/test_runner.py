@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench import records, runner
+from attnbench import planning, records, runner
 from attnbench.config import Accuracy, Cost, Experiment, Network, Recipe
 from attnbench.errors import UsageError
 
@@ -18,7 +18,7 @@ TINY = Experiment(operators=("conv1x1", "conv3x3"), device="cpu", cost=COST, acc
 
 
 def finished(experiment, folder):
-    trials = runner.plan(experiment)
+    trials = planning.plan(experiment)
     return {
         event.trial.label: event
         for event in runner.run(experiment, trials, folder)
@@ -30,13 +30,13 @@ def test_plan_unfolds_every_combination():
     cost = Cost(
         levels=("operator", "head"), sizes=((9, 9), (5, 7)), channels=(8, 16), batches=(1, 2), modes=("forward",)
     )
-    trials = runner.plan(Experiment(operators=("identity", "conv1x1"), device="cpu", cost=cost, accuracy=None))
+    trials = planning.plan(Experiment(operators=("identity", "conv1x1"), device="cpu", cost=cost, accuracy=None))
     assert len(trials) == len(set(trials)) == 2 * 2 * 2 * 2 * 2
     assert {trial.network.slot_channels for trial in trials if trial.level == "head"} == {8, 16}
 
 
 def test_plan_covers_implementations_and_seeds():
-    trials = runner.plan(Experiment(operators=("non_local",), device="cpu", accuracy=Accuracy(seeds=(0, 1))))
+    trials = planning.plan(Experiment(operators=("non_local",), device="cpu", accuracy=Accuracy(seeds=(0, 1))))
     cost = [trial for trial in trials if trial.task == "cost"]
     assert {trial.implementation for trial in cost} == {"reference", "fused"}
     assert [trial.seed for trial in trials if trial.task == "accuracy"] == [0, 1]
@@ -55,7 +55,7 @@ def test_plan_covers_implementations_and_seeds():
 )
 def test_plan_errors(changes, words):
     with pytest.raises(UsageError) as caught:
-        runner.plan(dataclasses.replace(TINY, **changes))
+        planning.plan(dataclasses.replace(TINY, **changes))
     assert words in str(caught.value)
 
 
@@ -90,7 +90,7 @@ def test_every_level_is_measured_apart(tmp_path):
     cost = dataclasses.replace(COST, levels=levels, in_channels=16, num_classes=3, network=network)
     experiment = dataclasses.replace(TINY, operators=("ema", "identity"), cost=cost)
     rows = {}
-    for event in runner.run(experiment, runner.plan(experiment), tmp_path):
+    for event in runner.run(experiment, planning.plan(experiment), tmp_path):
         if event.kind == "finished":
             rows[event.trial.operator, event.trial.level] = event.data
     assert rows["identity", "core"]["status"] == "unsupported"

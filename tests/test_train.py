@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from attnbench import records, runner
+from attnbench import planning, records
 from attnbench.cli import train
 from attnbench.config import load_preset, updated
 from attnbench.data import build_dataset
@@ -58,7 +58,7 @@ def test_a_run_leaves_a_record_weights_and_two_checkpoints(finished):
 def test_the_record_is_the_one_that_compare_would_write(finished):
     recipe = {"iterations": 4, "batch_size": 4}
     changes = {"operators": ["ema"], "cost": None, "device": "cpu", "accuracy": {"recipe": recipe}}
-    (trial,) = runner.plan(updated(load_preset("default"), changes, "test"))
+    (trial,) = planning.plan(updated(load_preset("default"), changes, "test"))
     fields = dataclasses.replace(trial, threads=1).fields()
     record = only_record(finished)
     assert {key: record[key] for key in fields} == fields

@@ -200,16 +200,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not (parsed.list or parsed.dry_run):
         processes.warm_up()
 
-    from attnbench import runner
+    from attnbench import planning, runner
     from attnbench.cli import progress
     from attnbench.cli.training_lines import Checking
 
     if parsed.list:
         progress.list_operators(console)
         return 0
-    trials = runner.plan(experiment)
+    trials = planning.plan(experiment)
     if parsed.shard:
-        trials = runner.shard(trials, *parsed.shard)
+        trials = planning.shard(trials, *parsed.shard)
         if not trials:
             console.print(f"shard {parsed.shard[0]}/{parsed.shard[1]} has no trial: the plan has fewer than parts")
             return 0
@@ -221,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from attnbench.training.events import expect_tensorboard
 
         expect_tensorboard()
-    lanes = runner.lanes(experiment, trials)
+    lanes = planning.lanes(experiment, trials)
     events = runner.run(experiment, trials, parsed.output, tensorboard=parsed.tensorboard, checking=Checking(console))
     shown = progress.follow(console, trials, events, began, lanes)
     code = 0

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from attnbench.data import build_dataset, check_dataset
     from attnbench.environment import environment_hash, fingerprint
     from attnbench.models.saved import load_any
-    from attnbench.runner import resolve_device
+    from attnbench.planning import resolve_device
 
     device = resolve_device(parsed.device)
     saved = load_any(parsed.checkpoint)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import operators
-from attnbench import runner
+from attnbench import planning
 from attnbench.cli.arguments import Parser, console_of_width, positive, size, words
 from attnbench.config import Experiment, updated
 from attnbench.errors import UsageError
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "modes": [parsed.mode],
     }
     asked = {"operators": parsed.operators or [], "operator_files": parsed.operator or [], "device": "cpu"}
-    trials = runner.plan(updated(Experiment(), {**asked, "cost": cost, "accuracy": None}, "options"))
+    trials = planning.plan(updated(Experiment(), {**asked, "cost": cost, "accuracy": None}, "options"))
     curves = [_curve(trial) for trial in trials]
     setting = f"{cost_title(trials[0].fields())}, {parsed.mode}"
     plot = memory_curves(curves, _name(trials[0], [trial.operator for trial in trials]), setting)

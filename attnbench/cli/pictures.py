@@ -185,10 +185,10 @@ def _plan(
     experiment: Experiment, *, train: bool
 ) -> tuple[list[Trial], SegmentationDataset | None, SegmentationDataset]:
     """Trials, what is trained on, and what is shown; what is wrong with the data is said here."""
-    from attnbench import runner
+    from attnbench import planning
     from attnbench.data import build_dataset, check_dataset
 
-    trials = runner.plan(experiment)
+    trials = planning.plan(experiment)
     accuracy = experiment.accuracy
     assert accuracy is not None
     root = accuracy.data_root or (os.environ.get("ATTNBENCH_DATA") if accuracy.dataset != "context" else None)

@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from attnbench.data.folder import voc_colours
     from attnbench.data.photos import LARGEST_PALETTE
     from attnbench.models.saved import load_any
-    from attnbench.runner import resolve_device
+    from attnbench.planning import resolve_device
 
     device = resolve_device(parsed.device)
     saved = load_any(parsed.checkpoint)

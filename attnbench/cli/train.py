@@ -120,11 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     experiment, accuracy = _experiment(parsed, count)
 
-    from attnbench import runner
+    from attnbench import planning
     from attnbench.cli.training_run import Options, TrainingRun
     from attnbench.training import joined
 
-    (trial,) = runner.plan(experiment)
+    (trial,) = planning.plan(experiment)
     trial = dataclasses.replace(
         trial,
         processes=count if count > 1 else None,
