@@ -6,7 +6,7 @@ import functools
 import json
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from attnbench.models.build import build_segmentor
 from attnbench.models.segmentor import Segmentor
 from attnbench.records import Trial
 from attnbench.training import fit
-from attnbench.training.features import on_features
+from attnbench.training.features import Progress, on_features
 from attnbench.training.telling import Telling
 
 
@@ -69,6 +69,46 @@ def figures(
     return fields
 
 
+class Learning(NamedTuple):
+    """What `fit` and `evaluate` take for an accuracy trial.
+
+    Args:
+        model: the network, or its head where the features of a frozen backbone are cached.
+        train: images that it is trained on, or their features.
+        test: images that it is scored on, or their features.
+        freeze_backbone: whether a backbone in `model` stays as it is.
+    """
+
+    model: nn.Module
+    train: SegmentationDataset
+    test: SegmentationDataset
+    freeze_backbone: bool
+
+
+def learning(
+    segmentor: Segmentor,
+    trial: Trial,
+    train: SegmentationDataset,
+    test: SegmentationDataset,
+    progress: Progress | None = None,
+) -> Learning:
+    """How `segmentor` learns in `trial`: on images, or its head on features that are computed here, or were before.
+
+    Args:
+        segmentor: the network of the trial; training what comes back trains it.
+        trial: an accuracy trial.
+        train: images that it is trained on.
+        test: images that it is scored on.
+        progress: told of the images whose features are computed.
+
+    Raises:
+        UsageError: see `attnbench.training.features.cached_features`.
+    """
+    if trial.cache_features:
+        return Learning(*on_features(segmentor, trial, train, test, progress), freeze_backbone=False)
+    return Learning(segmentor, train, test, freeze_backbone=bool(trial.freeze_backbone))
+
+
 _dataset = functools.cache(build_dataset)
 
 
@@ -91,25 +131,22 @@ def train_and_score(trial: Trial, told: Telling, *, data_root: str | None, loade
     )
     device = torch.device(trial.device)
     model = segmentor_of(trial, len(train.classes))
-    learner: nn.Module = model
-    seen, scored = train, test
-    if trial.cache_features:
-        learner, seen, scored = on_features(model, trial, train, test, told.features)
+    learns = learning(model, trial, train, test, told.features)
     started = time.perf_counter()
     losses = fit(
-        learner,
-        seen,
+        learns.model,
+        learns.train,
         trial.recipe,
         seed=trial.seed,
         device=device,
-        freeze_backbone=bool(trial.freeze_backbone and not trial.cache_features),
+        freeze_backbone=learns.freeze_backbone,
         progress=told.step,
         num_workers=loaders,
     )
     trained = time.perf_counter()
     scores = evaluate(
-        learner,
-        scored,
+        learns.model,
+        learns.test,
         device=device,
         amp=trial.recipe.amp,
         inference=trial.inference or WHOLE,

@@ -169,7 +169,7 @@ class Cost:
         in_channels: input channels of the head level.
         network: the network of the network level.
         seconds_per_trial: time budget of the latency samples of one trial.
-        min_rounds: samples that are taken whatever the budget.
+        min_samples: samples that are taken whatever the budget.
         target_width: width of the 95 % interval of the ratio to the control, relative to it, that ends the samples.
         timeout: seconds after which a step is given up.
     """
@@ -189,7 +189,7 @@ class Cost:
         default_factory=lambda: Network(backbone="resnet50", output_stride=8, slot_channels=512, head_channels=256)
     )
     seconds_per_trial: float = 1.5
-    min_rounds: int = 6
+    min_samples: int = 6
     target_width: float = 0.05
     timeout: float = 300.0
 

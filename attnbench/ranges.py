@@ -28,7 +28,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "category_max_ratio": (1e-12, 1.0),
     "stride": _COUNT,
     "scales": (0.01, 100.0),
-    "min_rounds": (1, 200),
+    "min_samples": (1, 200),
     "seeds": (0, 2**63 - 1),
     "jobs": (0, 4096),
     "workers": (0, 4096),

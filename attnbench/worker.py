@@ -154,7 +154,7 @@ def _run_cost(trials: Sequence[Trial], cost: Cost, options: WorkerOptions, send:
                 device=torch.device(trials[0].device),
                 seconds_per_step=cost.seconds_per_trial,
                 target_width=cost.target_width,
-                min_rounds=cost.min_rounds,
+                min_samples=cost.min_samples,
                 on_sample=announce,
             )
         except Exception as error:

@@ -16,7 +16,7 @@ OPERATORS = ("identity", "conv1x1", "conv3x3")
 def cheap(count, operators=OPERATORS):
     """An experiment of `count` blocks of a few milliseconds each."""
     sizes = tuple((4, 4 + number) for number in range(count))
-    cost = Cost(sizes=sizes, channels=(8,), modes=("forward",), seconds_per_trial=0.002, min_rounds=1, timeout=60)
+    cost = Cost(sizes=sizes, channels=(8,), modes=("forward",), seconds_per_trial=0.002, min_samples=1, timeout=60)
     return Experiment(operators=operators, device="cpu", cost=cost, accuracy=None)
 
 

@@ -1,11 +1,15 @@
 """Round robin by a clock that the test moves: every figure is exact."""
 
 import gc
+import itertools
 
 import pytest
 import torch
 
 from attnbench.measuring.latency import MAX_CALLS, cpu_sampler, round_robin
+
+NEVER = -1.0
+"""A width that no interval has."""
 
 CPU = torch.device("cpu")
 MS = 1_000_000
@@ -39,7 +43,7 @@ def run(clock, steps, **settings):
 
 def test_samples_are_milliseconds_of_one_call():
     clock = Clock()
-    samples = run(clock, {"control": clock.step("control", 4), "a": clock.step("a", 10)}, min_rounds=3, max_rounds=3)
+    samples = run(clock, {"control": clock.step("control", 4), "a": clock.step("a", 10)}, min_samples=3, max_rounds=3)
     assert samples["a"].ms == (10.0, 10.0, 10.0)
     assert samples["a"].control_ms == (4.0, 4.0, 4.0)
     assert samples["control"].ms == (4.0, 4.0, 4.0, 4.0)
@@ -48,7 +52,7 @@ def test_samples_are_milliseconds_of_one_call():
 def test_cheap_steps_are_called_until_a_sample_lasts_two_milliseconds():
     clock = Clock()
     steps = {"control": clock.step("control", 5), "a": clock.step("a", 0.3), "b": clock.step("b", 0)}
-    samples = run(clock, steps, min_rounds=2, max_rounds=2)
+    samples = run(clock, steps, min_samples=2, max_rounds=2)
     assert [samples[name].calls_per_sample for name in ("control", "a", "b")] == [1, 7, MAX_CALLS]
     assert samples["a"].ms == (0.3, 0.3)
     assert all(value > 0 for value in samples["b"].ms)
@@ -57,7 +61,7 @@ def test_cheap_steps_are_called_until_a_sample_lasts_two_milliseconds():
 def test_first_calls_are_not_sampled():
     clock = Clock()
     steps = {"control": clock.step("control", 900, 500, 3), "a": clock.step("a", 700, 400, 6)}
-    samples = run(clock, steps, min_rounds=2, max_rounds=2)
+    samples = run(clock, steps, min_samples=2, max_rounds=2)
     assert samples["control"].ms == (3.0, 3.0, 3.0)
     assert samples["a"].ms == (6.0, 6.0)
 
@@ -66,7 +70,7 @@ def test_order_is_rotated_from_round_to_round():
     clock = Clock()
     announced = []
     steps = {name: clock.step(name, 5) for name in ("control", "a", "b")}
-    run(clock, steps, min_rounds=3, max_rounds=3, on_sample=announced.append)
+    run(clock, steps, min_samples=3, max_rounds=3, on_sample=announced.append)
     warm_up = ["control", "a", "b"]
     assert announced == [*warm_up, "control", "a", "b", "control", "b", "a", "control", "a", "b", "control"]
     assert clock.log[6:] == announced[3:]
@@ -77,14 +81,14 @@ def test_control_is_due_when_two_of_its_samples_time_has_gone_by():
     announced = []
     steps = {"control": clock.step("control", 5), **{name: clock.step(name, 4) for name in "abcd"}}
     steps["long"] = clock.step("long", 50)
-    run(clock, steps, min_rounds=1, max_rounds=1, on_sample=announced.append)
+    run(clock, steps, min_samples=1, max_rounds=1, on_sample=announced.append)
     assert announced[6:] == ["control", "a", "b", "c", "control", "d", "long", "control"]
 
 
 def test_control_beside_a_sample_is_the_mean_of_its_neighbours():
     clock = Clock()
     steps = {"control": clock.step("control", 9, 9, 4, 6, 8), "a": clock.step("a", 20), "b": clock.step("b", 2)}
-    samples = run(clock, steps, min_rounds=1, max_rounds=1)
+    samples = run(clock, steps, min_samples=1, max_rounds=1)
     assert samples["control"].ms == samples["control"].control_ms == (4.0, 6.0, 8.0)
     assert samples["a"].control_ms == (5.0,)
     assert samples["b"].control_ms == (7.0,)
@@ -93,14 +97,14 @@ def test_control_beside_a_sample_is_the_mean_of_its_neighbours():
 def test_a_step_leaves_the_rounds_when_its_time_is_spent():
     clock = Clock()
     shaky = {"cheap": clock.step("cheap", *([10, 30] * 200)), "dear": clock.step("dear", *([100, 300] * 200))}
-    samples = run(clock, {"control": clock.step("control", 10), **shaky}, seconds_per_step=2.0)
+    samples = run(clock, {"control": clock.step("control", 10), **shaky}, seconds_per_step=2.0, target_width=NEVER)
     assert len(samples["cheap"].ms) == 100
     assert len(samples["dear"].ms) == 10
 
 
 def test_the_control_alone_is_sampled_in_every_round():
     clock = Clock()
-    samples = run(clock, {"control": clock.step("control", 4)}, min_rounds=3)
+    samples = run(clock, {"control": clock.step("control", 4)}, min_samples=3)
     assert samples["control"].ms == (4.0, 4.0, 4.0)
 
 
@@ -115,33 +119,48 @@ def test_steps_are_announced_before_they_run():
         run(clock, {"control": clock.step("control", 1), "bad": failing}, on_sample=announced.append)
 
 
-def test_steady_ratios_end_after_the_first_interval():
+def test_steady_ratios_end_after_half_of_the_rounds():
     clock = Clock()
-    samples = run(clock, {"control": clock.step("control", 4), "a": clock.step("a", 10)})
-    assert len(samples["a"].ms) == 6
+    samples = run(clock, {"control": clock.step("control", 4), "a": clock.step("a", 10)}, max_rounds=40)
+    assert len(samples["a"].ms) == 20
+
+
+def test_samples_of_dear_and_cheap_steps_are_spread_over_all_rounds():
+    clock = Clock()
+    announced = []
+    costs = {"cheap": 4, "dear": 50, "dearer": 100}
+    steps = {"control": clock.step("control", 4), **{name: clock.step(name, ms) for name, ms in costs.items()}}
+    samples = run(clock, steps, seconds_per_step=0.4, min_samples=4, target_width=NEVER, on_sample=announced.append)
+    assert [len(samples[name].ms) for name in costs] == [40, 8, 4]
+    turns = "".join({"cheap": "|", "dear": "d", "dearer": "D"}.get(name, "") for name in announced[4:]).split("|")
+    for letter, gap in (("d", 5), ("D", 10)):
+        rounds = [index for index, turn in enumerate(turns) if letter in turn]
+        # the order within a round rotates
+        assert all(abs(later - earlier - gap) <= 1 for earlier, later in itertools.pairwise(rounds))
 
 
 def test_drift_of_the_machine_does_not_widen_the_ratio():
     clock = Clock()
     control, beside = [4, 4, 4, *range(6, 40, 2)], [10, 10, *range(10, 80, 4)]
-    samples = run(clock, {"control": clock.step("control", *control), "a": clock.step("a", *beside)})
+    steps = {"control": clock.step("control", *control), "a": clock.step("a", *beside)}
+    samples = run(clock, steps, max_rounds=12)
     assert len(samples["a"].ms) == 6
     assert samples["a"].ms == tuple(2 * value for value in samples["a"].control_ms)
 
 
 def test_a_noisy_step_is_sampled_on_and_a_steady_one_is_not():
     clock = Clock()
-    noisy = clock.step("noisy", *([5, 15] * 200))
+    noisy = clock.step("noisy", *([5] * 7 + [15] * 7) * 20)
     steps = {"control": clock.step("control", 4), "a": clock.step("a", 10), "noisy": noisy}
     samples = run(clock, steps, max_rounds=30)
     assert len(samples["noisy"].ms) == 30
-    assert len(samples["a"].ms) == 6
+    assert len(samples["a"].ms) == 15
 
 
 def test_budget_ends_sampling():
     clock = Clock()
     steps = {"control": clock.step("control", 100), "a": clock.step("a", *([100, 300] * 100))}
-    samples = run(clock, steps, seconds_per_step=4.0, min_rounds=2)
+    samples = run(clock, steps, seconds_per_step=4.0, min_samples=2)
     assert len(samples["a"].ms) == 20
 
 
@@ -175,7 +194,7 @@ def test_settings_that_do_not_fit():
     clock = Clock()
     with pytest.raises(ValueError, match=r"expected the control among the steps \['a'\], got 'control'"):
         run(clock, {"a": clock.step("a", 1)})
-    with pytest.raises(ValueError, match="expected 1 <= min_rounds <= max_rounds, got 6 and 4"):
+    with pytest.raises(ValueError, match="expected 1 <= min_samples <= max_rounds, got 6 and 4"):
         run(clock, {"control": clock.step("control", 1)}, max_rounds=4)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from dataset_trees import write_image, write_mask
 from PIL import Image
 
+from attnbench import pictures
+from attnbench.accuracy import segmentor_of, train_and_score
 from attnbench.cli import pictures as command
 from attnbench.cli.arguments import run_command
 from attnbench.config import Network
@@ -17,6 +20,7 @@ from attnbench.models.exported import Metadata, export_weights
 from attnbench.models.saved import save_checkpoint
 from attnbench.planning import plan
 from attnbench.training import fit
+from attnbench.training.telling import Telling
 
 TOML = """
 name = "garden"
@@ -74,10 +78,6 @@ def test_training_is_that_of_a_comparison():
     assert (trial.seed, trial.recipe.iterations, trial.recipe.batch_size) == (3, 2, 8)
     assert trials == plan(experiment)
 
-    import torch
-
-    from attnbench import pictures
-
     found = pictures.train(trial, training, shown)
     torch.manual_seed(3)
     model = build_segmentor("ema", trial.network, 5)
@@ -86,6 +86,23 @@ def test_training_is_that_of_a_comparison():
         assert torch.equal(value, found.model.state_dict()[name]), name
     assert found.miou == evaluate(model, shown, device="cpu").miou
     assert not any(module.training for module in found.model.modules())
+
+
+def test_a_head_on_cached_features_is_shown_within_its_network():
+    parsed = command._parser().parse(["--operators", "ema", "--iterations", "2", "--freeze-backbone"])
+    trials, training, shown = command._plan(command._experiment(parsed), train=True)
+    (trial,) = trials
+    assert trial.cache_features
+
+    counted = []
+    found = pictures.train(trial, training, shown, features=lambda done, _total: counted.append(done))
+    assert counted[-1] == len(shown)
+    told = train_and_score(trial, Telling(lambda _message: None), data_root=None, loaders=0)
+    assert found.miou == pytest.approx(told["miou"], abs=0.01)
+    fresh = segmentor_of(trial, 5).state_dict()
+    trained = found.model.state_dict()
+    moved = {name for name in fresh if not torch.equal(fresh[name], trained[name])}
+    assert moved and not any(name.startswith("backbone.") for name in moved)
 
 
 def test_networks_of_files(tmp_path, capsys):

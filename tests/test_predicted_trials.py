@@ -25,7 +25,7 @@ CASES = [
 ]
 SEVERAL = ["conv3x3", "non_local", "ema", "hamburger", "shifted_window", "point_wise_spatial", "context_encoding"]
 SMALL = Network(backbone="small", slot_channels=64, head_channels=32)
-COST = Cost(sizes=((7, 5),), channels=(8,), seconds_per_trial=0.02, min_rounds=2, modes=("forward",), predicted=True)
+COST = Cost(sizes=((7, 5),), channels=(8,), seconds_per_trial=0.02, min_samples=2, modes=("forward",), predicted=True)
 TINY = Experiment(operators=("conv1x1", "conv3x3"), device="cpu", cost=COST, accuracy=None)
 
 

@@ -13,7 +13,7 @@ from attnbench.config import Accuracy, Cost, Experiment, Network, Recipe
 from attnbench.errors import UsageError
 
 FAILING = Path(__file__).parent / "failing_operators.py"
-COST = Cost(sizes=((6, 5),), channels=(8,), seconds_per_trial=0.02, min_rounds=2, modes=("forward",), timeout=60)
+COST = Cost(sizes=((6, 5),), channels=(8,), seconds_per_trial=0.02, min_samples=2, modes=("forward",), timeout=60)
 TINY = Experiment(operators=("conv1x1", "conv3x3"), device="cpu", cost=COST, accuracy=None)
 
 

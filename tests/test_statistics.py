@@ -1,10 +1,14 @@
 """Medians, order-statistic intervals and paired ratios, against exact binomial sums."""
 
+import dataclasses
 import math
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from attnbench.statistics import interval_ranks, summarise, summarise_ratio
+from attnbench.statistics import interval_ranks, summarise, summarise_ratio, summarise_series
 
 
 def coverage(count: int, low: int, high: int) -> float:
@@ -37,6 +41,41 @@ def test_summary_does_not_depend_on_order():
     assert summary == summarise(sorted(values))
     assert (summary.median, summary.low, summary.high, summary.iqr, summary.count) == (5.0, 2.0, 8.0, 4.0, 9)
     assert summary.width == pytest.approx(6 / 5)
+
+
+def test_a_series_is_summarised_by_the_medians_of_consecutive_groups():
+    calm = [1.0, 1.1, 1.2] * 12
+    assert summarise_series(calm) == dataclasses.replace(summarise(calm), low=1.1, high=1.1)
+    moody = [value + mood for mood in (0.0, 0.5, 0.1, 0.4) for value in [1.0, 1.1, 1.2] * 3]
+    summary = summarise_series(moody)
+    assert (summary.median, summary.count) == (summarise(moody).median, 36)
+    assert summary.width > summarise(sorted(moody)).width
+    assert (summary.low, summary.high) == pytest.approx((1.1, 1.6))
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 9, 12])
+def test_a_short_series_is_summarised_as_it_is(count):
+    values = [float(value * 7 % 13) for value in range(count)]
+    assert summarise_series(values) == summarise(values)
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=13, max_size=60))
+def test_the_interval_of_a_series_encloses_its_median(values):
+    summary = summarise_series(values)
+    assert min(values) <= summary.low <= summary.median <= summary.high <= max(values)
+
+
+def test_intervals_of_a_moody_machine_hold_the_median_nineteen_times_in_twenty():
+    draw = np.random.default_rng(0)
+    held = {summarise: 0, summarise_series: 0}
+    for _ in range(400):
+        moods = np.repeat(draw.normal(size=12), 5)
+        values = (moods + 0.3 * draw.normal(size=60)).tolist()
+        for summarised in held:
+            summary = summarised(values)
+            held[summarised] += summary.low <= 0 <= summary.high
+    assert held[summarise_series] / 400 > 0.93
+    assert held[summarise] / 400 < 0.75
 
 
 def test_ratio_is_taken_round_by_round():

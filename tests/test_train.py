@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from attnbench import planning, records
+from attnbench.accuracy import train_and_score
 from attnbench.cli import train
 from attnbench.config import load_preset, updated
 from attnbench.data import build_dataset
@@ -19,6 +20,7 @@ from attnbench.errors import UsageError
 from attnbench.evaluation import evaluate
 from attnbench.models.exported import load_segmentor
 from attnbench.report import write_report
+from attnbench.training.telling import Telling
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 SMALL = ["--operator", "ema", "--iterations", "4", "--batch-size", "4", "--device", "cpu", "--threads", "1"]
@@ -67,6 +69,28 @@ def test_the_record_is_the_one_that_compare_would_write(finished):
 def test_the_record_stands_in_a_report(finished, tmp_path):
     write_report(records.load(finished).records, records.load_environments(finished), tmp_path)
     assert "EMA" in (tmp_path / "comparison.md").read_text()
+
+
+def test_behind_a_frozen_backbone_it_trains_on_cached_features_as_compare_does(tmp_path):
+    assert run(tmp_path, "--freeze-backbone", "--checkpoint-every", "2") == 0
+    record = only_record(tmp_path)
+    assert record["freeze_backbone"] is True and record["cache_features"] is True
+    recipe = {"iterations": 4, "batch_size": 4}
+    frozen = {"recipe": recipe, "freeze_backbone": True, "cache_features": True}
+    changes = {"operators": ["ema"], "cost": None, "device": "cpu", "accuracy": frozen}
+    (trial,) = planning.plan(updated(load_preset("default"), changes, "test"))
+    told = train_and_score(trial, Telling(lambda _message: None), data_root=None, loaders=0)
+    assert (told["loss"], told["iou"], told["params"]) == (record["loss"], record["iou"], record["params"])
+    model, _ = load_segmentor(tmp_path / "runs" / "ema-context-frozen-seed0" / "model.safetensors")
+    on_images = evaluate(model, build_dataset("context", split="val"), device="cpu")
+    assert on_images.miou == pytest.approx(record["miou"], abs=0.01)
+
+
+def test_the_boundary_and_the_way_of_reading_are_those_asked_for(tmp_path):
+    assert run(tmp_path, "--boundary", "--slide", "32x32", "--flip") == 0
+    record = only_record(tmp_path)
+    assert record["boundary"] is True and 0 <= record["boundary_f"] <= 1
+    assert (record["inference.mode"], record["inference.flip"]) == ("slide", True)
 
 
 def test_a_finished_run_is_not_done_again(finished, capsys):
@@ -120,7 +144,8 @@ def test_two_processes_under_torchrun(tmp_path):
     ("arguments", "message"),
     [
         (["--operator", "emma"], "unknown operator 'emma'"),
-        (["--preset", "camvid_frozen"], "expected cache_features to be off"),
+        (["--preset", "camvid", "--freeze-backbone"], "scale_range: cached features are those of whole images"),
+        (["--boundary", "--stride", "8"], "--stride: expected --slide beside it"),
         (["--batch-norm", "frozn"], "unknown value 'frozn'; did you mean 'frozen'"),
         (["--accumulate", "3"], "accumulate: expected a divisor of batch_size 4"),
         (["--amp", "float16"], "amp: expected 'off' or 'bfloat16' on device 'cpu'"),

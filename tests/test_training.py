@@ -1,9 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+import training_cases
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
@@ -27,28 +29,7 @@ RECIPE = Recipe(iterations=4, batch_size=3, crop_size=(16, 24), learning_rate=0.
 SGD = replace(RECIPE, optimizer="sgd", momentum=0.0, weight_decay=0.0)
 
 
-@dataclass
-class Stripes:
-    """Noisy images, left of a random column dark and labelled 0, right of it light and labelled 1."""
-
-    length: int = 8
-    labelled: bool = True
-    size: tuple[int, int] = (20, 32)
-    name: str = "stripes"
-    classes: tuple[str, ...] = ("dark", "light")
-    palette: tuple[tuple[int, int, int], ...] = ((0, 0, 0), (255, 255, 255))
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(index)
-        edge = int(torch.randint(8, 24, (), generator=generator))
-        target = (torch.arange(self.size[1]) >= edge).to(torch.uint8).expand(self.size).contiguous()
-        image = 60 + 100 * target + torch.randint(0, 60, (3, *self.size), generator=generator)
-        return image.to(torch.uint8), target if self.labelled else torch.full_like(target, 255)
+Stripes = partial(training_cases.Stripes, length=8, gap=0)
 
 
 class Linear(nn.Module):
@@ -117,7 +98,8 @@ def test_the_seed_decides_dropout_too():
     recipe = replace(RECIPE, crop_size=None, flip=False, batch_size=2, iterations=1)
     models = [segmentor(network=replace(NETWORK, dropout=0.5)) for _ in range(3)]
     losses = [
-        fit(model, Stripes(1), recipe, seed=seed, device="cpu") for model, seed in zip(models, (0, 0, 1), strict=True)
+        fit(model, Stripes(length=1), recipe, seed=seed, device="cpu")
+        for model, seed in zip(models, (0, 0, 1), strict=True)
     ]
     assert losses[0] == losses[1] != losses[2]
 
@@ -365,7 +347,7 @@ def test_a_loss_that_is_not_finite_is_an_error_with_its_iteration(value, word):
 @pytest.mark.parametrize(
     ("dataset", "recipe", "words"),
     [
-        (Stripes(0), RECIPE, "dataset: expected at least one image to train on, got none"),
+        (Stripes(length=0), RECIPE, "dataset: expected at least one image to train on, got none"),
         (Stripes(), replace(RECIPE, batch_size=0), "batch_size: expected at least 1, got 0"),
         (Stripes(), replace(RECIPE, crop_size=None, scale_range=(0.5, 2.0)), "crop_size: expected a size"),
     ],

@@ -32,9 +32,18 @@ RECIPE = Recipe(
 
 @dataclass
 class Stripes:
-    """Noisy images, left of a column dark and labelled 0, right of it light and labelled 1; some rows unlabelled."""
+    """Noisy images, left of a column dark and labelled 0, right of it light and labelled 1.
+
+    Args:
+        length: number of images.
+        gap: image i has i times as many unlabelled rows, so that parts of a batch have unequal numbers of labelled
+            pixels, and a mean of means is not their mean.
+        labelled: whether anything is.
+    """
 
     length: int = 7
+    gap: int = 2
+    labelled: bool = True
     size: tuple[int, int] = (20, 32)
     name: str = "stripes"
     classes: tuple[str, ...] = ("dark", "light")
@@ -50,8 +59,7 @@ class Stripes:
         edge = int(torch.randint(8, 24, (), generator=generator))
         target = (torch.arange(self.size[1]) >= edge).to(torch.uint8).repeat(self.size[0], 1)
         image = 60 + 100 * target + torch.randint(0, 60, (3, *self.size), generator=generator)
-        # the parts of a batch have unequal numbers of labelled pixels, so that a mean of means is not their mean
-        target[: 2 * index] = 255
+        target[: self.gap * index if self.labelled else None] = 255
         return image.to(torch.uint8), target
 
 

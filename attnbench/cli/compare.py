@@ -21,11 +21,11 @@ from attnbench.cli.arguments import (
     integers,
     positive,
     share,
-    size,
     sizes,
     words,
 )
-from attnbench.config import Experiment, load_preset, preset_names, updated
+from attnbench.cli.training_options import TRAINING, accuracy_asked, add_scoring, add_training, scoring_asked
+from attnbench.config import WHOLE, Experiment, load_preset, preset_names, updated
 from attnbench.errors import UsageError
 from attnbench.records import Record
 
@@ -99,14 +99,7 @@ def _parser() -> Parser:
     cost.add_argument("--seconds", type=float, metavar="S", help="latency samples: time budget of one trial")
 
     accuracy = parser.add_argument_group("accuracy")
-    accuracy.add_argument("--dataset", help="context (embedded, no download) or a name of docs/datasets.md")
-    accuracy.add_argument("--data-root", metavar="DIR", help="folder of the dataset (default: $ATTNBENCH_DATA)")
-    accuracy.add_argument("--image-size", type=size, metavar="HxW", help="size that images are loaded at")
-    accuracy.add_argument("--backbone", help="small, resnet18, resnet34, resnet50, resnet101")
-    accuracy.add_argument("--backbone-weights", metavar="FILE", help="weights under torchvision's names")
-    accuracy.add_argument(
-        "--freeze-backbone", action="store_true", default=None, help="train what stands behind the backbone alone"
-    )
+    add_training(accuracy)
     accuracy.add_argument("--head", help="slot (the decode head) or linear (a 1x1 classifier on the backbone)")
     accuracy.add_argument(
         "--workers", type=count, metavar="N", help="processes that load data for each training run (default: 0)"
@@ -116,6 +109,8 @@ def _parser() -> Parser:
     )
     accuracy.add_argument("--iterations", type=positive, metavar="N", help="training iterations")
     accuracy.add_argument("--seeds", type=positive, metavar="N", help="training runs for each operator, seeds 0 to N-1")
+
+    add_scoring(parser)
 
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -159,22 +154,16 @@ def _experiment(arguments: argparse.Namespace) -> Experiment:
     cost = given(sizes="sizes", channels="channels", batches="batch", dtypes="dtype", modes="modes", levels="levels")
     cost |= given(seconds_per_trial="seconds", channels_last="channels_last", compiled="compiled")
     cost |= given(predicted="predicted")
-    network = given(backbone="backbone", backbone_weights="backbone_weights", head="head")
-    if "backbone" in network:
-        network["output_stride"] = 4 if network["backbone"] == "small" else 8
-    recipe = given(iterations="iterations")
-    accuracy = given(
-        dataset="dataset",
-        data_root="data_root",
-        image_size="image_size",
-        freeze_backbone="freeze_backbone",
-        workers="workers",
-    )
-    accuracy |= {key: part for key, part in (("network", network), ("recipe", recipe)) if part}
+    preset = load_preset(options["preset"])
+    accuracy = accuracy_asked(arguments) | given(workers="workers")
+    accuracy |= scoring_asked(arguments, preset.accuracy.inference if preset.accuracy else WHOLE)
+    if options["head"]:
+        accuracy["network"] = accuracy.get("network", {}) | {"head": options["head"]}
+    if options["iterations"]:
+        accuracy["recipe"] = {"iterations": options["iterations"]}
     if options["seeds"]:
         accuracy["seeds"] = list(range(options["seeds"]))
     changes = given(operators="operators", operator_files="operator", device="device")
-    preset = load_preset(options["preset"])
     if options["predicted"]:
         _expect_no_run(options)
         options["only"] = "cost"
@@ -241,9 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _expect_no_run(options: Mapping[str, Any]) -> None:
     """Raises a `UsageError` where something was asked for that a prediction does not have."""
-    network = ("backbone", "backbone_weights", "head")
-    training = ("dataset", "data_root", "image_size", "freeze_backbone", "iterations", "seeds", "workers")
-    for name in ("seconds", "compiled", *network, *training):
+    for name in ("seconds", "compiled", *TRAINING, "head", "iterations", "seeds", "workers"):
         if options[name] is not None:
             flag = {"compiled": "compile"}.get(name, name).replace("_", "-")
             raise UsageError(f"--predict: expected parameters, MACs and memory to be asked for, got --{flag}")

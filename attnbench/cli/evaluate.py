@@ -20,7 +20,7 @@ from attnbench.cli.reading_options import add_reading, asked_reading
 from attnbench.config import WHOLE, Inference
 from attnbench.errors import UsageError
 from attnbench.records import Record, RecordWriter, Trial
-from attnbench.statistics import summarise
+from attnbench.statistics import summarise_series
 
 if TYPE_CHECKING:
     import torch
@@ -222,7 +222,7 @@ def _step(model: torch.nn.Module, inputs: torch.Tensor) -> Callable[[], object]:
 
 
 def _table(accuracy: Record, cost: Record, checkpoint: str) -> Table:
-    latency = summarise(cost["samples_ms"])
+    latency = summarise_series(cost["samples_ms"])
     bound = "≥ " if cost["lower_bound"] else ""
     interval = "" if latency.low is None else f" [{latency.low:.1f}, {latency.high:.1f}]"
     table = Table("figure", "value", title=f"{checkpoint}: {cost['title']}")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from attnbench.cli.arguments import Parser, console_of_width, positive, size, words
+from attnbench.cli.arguments import Parser, console_of_width, positive, words
+from attnbench.cli.training_options import accuracy_asked, add_training
 from attnbench.config import Experiment, load_preset, preset_names, updated
 from attnbench.errors import UsageError
 
@@ -55,17 +56,10 @@ def _parser() -> Parser:
     )
     what.add_argument("--iterations", type=positive, metavar="N", help="training iterations")
     what.add_argument("--seed", type=_index, default=0, metavar="N", help="seed of the training (default: 0)")
-    what.add_argument("--backbone", help="small, resnet18, resnet34, resnet50, resnet101")
-    what.add_argument("--backbone-weights", metavar="FILE", help="weights under torchvision's names")
-    what.add_argument(
-        "--freeze-backbone", action="store_true", default=None, help="train what stands behind the backbone alone"
-    )
     what.add_argument("--device", help="auto, cpu or cuda")
+    add_training(parser.add_argument_group("network and data"))
 
     data = parser.add_argument_group("images")
-    data.add_argument("--dataset", help="context (embedded, no download) or a name of docs/datasets.md")
-    data.add_argument("--data-root", metavar="DIR", help="folder of the dataset (default: $ATTNBENCH_DATA)")
-    data.add_argument("--image-size", type=size, metavar="HxW", help="size that images are loaded at")
     data.add_argument("--split", metavar="NAME", help="part of the dataset to show and score (default: the preset's)")
     data.add_argument("--images", type=indices, default=[0, 1], metavar="I,J", help="images, from 0 (default: 0,1)")
     data.add_argument(
@@ -164,17 +158,8 @@ def _experiment(parsed: argparse.Namespace) -> Experiment:
     def given(**names: str) -> dict[str, Any]:
         return {key: options[name] for key, name in names.items() if options[name] is not None}
 
-    network = given(backbone="backbone", backbone_weights="backbone_weights")
-    if "backbone" in network:
-        network["output_stride"] = 4 if network["backbone"] == "small" else 8
-    accuracy = given(
-        dataset="dataset",
-        data_root="data_root",
-        image_size="image_size",
-        eval_split="split",
-        freeze_backbone="freeze_backbone",
-    )
-    accuracy |= {"seeds": [parsed.seed], "network": network, "recipe": given(iterations="iterations")}
+    accuracy = accuracy_asked(parsed) | given(eval_split="split")
+    accuracy |= {"seeds": [parsed.seed], "recipe": given(iterations="iterations")}
     own = parsed.operator or []
     named = parsed.operators or ([] if own else list(DEFAULT_OPERATORS))
     changes = {"operators": named, "operator_files": own, "cost": None, "accuracy": accuracy}
@@ -219,6 +204,7 @@ def _train(
     import torch
 
     from attnbench import pictures
+    from attnbench.cli.training_lines import caching
 
     assert training is not None
     if trials[0].threads is not None:
@@ -239,6 +225,7 @@ def _train(
                 training,
                 shown,
                 lambda step, bar=bar: progress.update(bar, completed=step.iteration),  # type: ignore[misc]
+                caching(progress.console),
             )
             progress.remove_task(bar)
             progress.console.print(f"{network.title}: mIoU {100 * network.miou:.1f}", highlight=False)

@@ -10,10 +10,13 @@ from attnbench.errors import UsageError
 from attnbench.ranges import check_inference
 
 
-def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Adds `--whole`, `--slide`, `--stride`, `--scales` and `--flip`."""
-    group = parser.add_argument_group("how images are read (default: as the checkpoint says, otherwise whole and once)")
-    group.add_argument("--whole", action="store_true", help="at once, also where the checkpoint asks for a window")
+def add_reading(
+    parser: argparse.ArgumentParser,
+    title: str = "how images are read (default: as the checkpoint says, otherwise whole and once)",
+) -> argparse._ArgumentGroup:
+    """Adds a group with `--whole`, `--slide`, `--stride`, `--scales` and `--flip`, and returns it."""
+    group = parser.add_argument_group(title)
+    group.add_argument("--whole", action="store_true", help="at once, also where a window is the default")
     group.add_argument("--slide", type=size, metavar="HxW", help="in windows of this size; their logits are averaged")
     group.add_argument(
         "--stride", type=size, metavar="HxW", help="from one window to the next (default: two thirds of the window)"
@@ -25,6 +28,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         help="factors to read at, such as 0.5,1,1.5; probabilities are averaged",
     )
     group.add_argument("--flip", action="store_true", help="read the mirrored image, too")
+    return group
 
 
 def asked_reading(parsed: argparse.Namespace, default: Inference) -> Inference:
@@ -32,7 +36,7 @@ def asked_reading(parsed: argparse.Namespace, default: Inference) -> Inference:
 
     Args:
         parsed: arguments of a parser with `add_reading`.
-        default: how the checkpoint wants it.
+        default: how checkpoint or preset want it.
 
     Raises:
         UsageError: if the options do not fit one another.

@@ -12,8 +12,9 @@ from typing import Any
 
 from rich.console import Console
 
-from attnbench.cli.arguments import Parser, console_of_width, positive, size
-from attnbench.config import Accuracy, Experiment, load_preset, preset_names, updated
+from attnbench.cli.arguments import Parser, console_of_width, positive
+from attnbench.cli.training_options import accuracy_asked, add_scoring, add_training, scoring_asked
+from attnbench.config import WHOLE, Accuracy, Experiment, load_preset, preset_names, updated
 from attnbench.errors import UsageError
 
 PROG = "train.py"
@@ -42,12 +43,7 @@ def _parser() -> Parser:
     what.add_argument("--operator", required=True, metavar="NAME|FILE.py:CLASS", help="operator in the slot")
     what.add_argument("--preset", default="default", metavar="NAME|FILE.toml", help="recipe, network and data set")
     what.add_argument("--seed", type=int, default=0, metavar="N", help="seed of weights, order, augmentation (0)")
-    what.add_argument("--dataset", help="context (embedded, no download) or a name of docs/datasets.md")
-    what.add_argument("--data-root", metavar="DIR", help="folder of the dataset (default: $ATTNBENCH_DATA)")
-    what.add_argument("--image-size", type=size, metavar="HxW", help="size that images are loaded at")
-    what.add_argument("--backbone", help="small, resnet18, resnet34, resnet50, resnet101")
-    what.add_argument("--backbone-weights", metavar="FILE", help="weights under torchvision's names")
-    what.add_argument("--freeze-backbone", action="store_true", default=None, help="train what stands behind it alone")
+    add_training(what)
 
     recipe = parser.add_argument_group("recipe, where it differs from the preset's")
     recipe.add_argument("--iterations", type=positive, metavar="N", help="steps of the optimiser")
@@ -59,6 +55,8 @@ def _parser() -> Parser:
         "--batch-norm",
         help="statistics over the images of all processes (shared; CUDA), of each (process), or kept (frozen)",
     )
+
+    add_scoring(parser)
 
     how = parser.add_argument_group("how")
     how.add_argument("--device", help="auto, cpu or cuda; torchrun's processes take one GPU each")
@@ -83,16 +81,13 @@ def _experiment(arguments: argparse.Namespace, processes: int) -> tuple[Experime
     def given(*names: str) -> dict[str, Any]:
         return {name: options[name] for name in names if options[name] is not None}
 
-    network = given("backbone", "backbone_weights")
-    if "backbone" in network:
-        network["output_stride"] = 4 if network["backbone"] == "small" else 8
-    accuracy = given("dataset", "data_root", "image_size", "freeze_backbone")
-    accuracy |= {
-        "network": network,
+    preset = load_preset(options["preset"])
+    accuracy = accuracy_asked(arguments) | {
         "recipe": given("iterations", "batch_size", "accumulate", "amp", "compile", "batch_norm"),
         "seeds": [options["seed"]],
         "jobs": processes,
     }
+    accuracy |= scoring_asked(arguments, preset.accuracy.inference if preset.accuracy else WHOLE)
     third_party = ":" in options["operator"]
     changes = {
         "operators": [] if third_party else [options["operator"]],
@@ -101,13 +96,8 @@ def _experiment(arguments: argparse.Namespace, processes: int) -> tuple[Experime
         "accuracy": accuracy,
         **given("device"),
     }
-    experiment = updated(load_preset(options["preset"]), changes, "options")
+    experiment = updated(preset, changes, "options")
     assert experiment.accuracy is not None
-    if experiment.accuracy.cache_features:
-        raise UsageError(
-            f"preset {options['preset']!r}: expected cache_features to be off here, got a preset for compare.py, "
-            "which trains on cached features"
-        )
     return experiment, experiment.accuracy
 
 

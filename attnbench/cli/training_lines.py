@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -125,14 +126,16 @@ class Log:
 
 
 class Checking:
-    """Says that files are checked, where that takes long enough to wonder.
+    """Says that files are read, where that takes long enough to wonder.
 
     Args:
         console: where to.
+        doing: what becomes of them.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, doing: str = "images and masks checked; once, until a file changes") -> None:
         self._console = console
+        self._doing = doing
         self._spoken: dict[str, float] = {}
 
     def __call__(self, what: str, done: int, total: int) -> None:
@@ -140,15 +143,19 @@ class Checking:
 
         Args:
             what: the split.
-            done: pairs of files that were checked.
+            done: those that are done.
             total: their number.
         """
         now = time.monotonic()
         spoken = self._spoken.setdefault(what, now - SILENCE + _PATIENCE)
         if now - spoken > SILENCE:
             self._spoken[what] = now
-            line = f"{what}: {done} of {total} images and masks checked; once, until a file changes"
-            self._console.print(line, highlight=False)
+            self._console.print(f"{what}: {done} of {total} {self._doing}", highlight=False)
+
+
+def caching(console: Console) -> Callable[[int, int], None]:
+    """What says how many images have the features of a frozen backbone: `progress` of `cached_features`."""
+    return functools.partial(Checking(console, "images have their features; once"), "frozen backbone")
 
 
 @contextmanager

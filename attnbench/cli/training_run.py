@@ -15,9 +15,9 @@ from rich.console import Console
 
 import operators
 from attnbench import records, runner
-from attnbench.accuracy import figures, segmentor_of
+from attnbench.accuracy import Learning, figures, learning, segmentor_of
 from attnbench.cli.progress import describe
-from attnbench.cli.training_lines import Checking, watch_training
+from attnbench.cli.training_lines import Checking, caching, watch_training
 from attnbench.config import WHOLE, Accuracy
 from attnbench.data import build_dataset
 from attnbench.data.base import SegmentationDataset
@@ -26,7 +26,6 @@ from attnbench.errors import UsageError
 from attnbench.evaluation import evaluate
 from attnbench.metrics import Scores
 from attnbench.models.exported import Metadata, export_weights
-from attnbench.models.segmentor import Segmentor
 from attnbench.records import Record, RecordWriter, Trial
 from attnbench.training import Checkpoints, Interruption, Part, Processes, Step, Watch, Watcher, fit
 from attnbench.training.events import Events
@@ -114,16 +113,17 @@ class TrainingRun:
         if self.trial.threads is not None:
             torch.set_num_threads(self.trial.threads)
         model = segmentor_of(self.trial, len(train.classes))
-        part = Part(test, self.processes)
         started, clock = datetime.now(UTC), time.perf_counter()
         with ExitStack() as stack:
             events = None
             if self.options.tensorboard and self.first:
                 events = stack.enter_context(Events(self.options.output / "tensorboard", self.trial.folder_name))
             told = _Told(self.console, stack.enter_context(watch_training(self.console, str(self))), events)
-            losses = self._fit(model, train, part, checkpoints, told)
+            learns = learning(model, self.trial, train, test, caching(self.console))
+            learns = learns._replace(test=Part(learns.test, self.processes))
+            losses = self._fit(learns, checkpoints, told)
             trained = time.perf_counter()
-            scores = self._scores(model, part)
+            scores = self._scores(learns)
             told.scores(self.recipe.iterations, scores)
         if not self.first:
             return None
@@ -165,24 +165,22 @@ class TrainingRun:
             )
         return checkpoints
 
-    def _fit(
-        self, model: Segmentor, train: SegmentationDataset, part: Part, checkpoints: Checkpoints, told: _Told
-    ) -> list[float]:
+    def _fit(self, learns: Learning, checkpoints: Checkpoints, told: _Told) -> list[float]:
         every = self.options.eval_every
 
         def step(step: Step) -> None:
             told.step(step)
             if every is not None and step.iteration % every == 0 and step.iteration < step.iterations:
-                told.scores(step.iteration, self._scores(model, part))
+                told.scores(step.iteration, self._scores(learns))
 
         with Interruption() as interruption:
             return fit(
-                model,
-                train,
+                learns.model,
+                learns.train,
                 self.recipe,
                 seed=self.seed,
                 device=self.processes.device,
-                freeze_backbone=bool(self.trial.freeze_backbone),
+                freeze_backbone=learns.freeze_backbone,
                 progress=step,
                 num_workers=self.options.workers,
                 processes=self.processes,
@@ -190,12 +188,12 @@ class TrainingRun:
                 stop=interruption.asked,
             )
 
-    def _scores(self, model: Segmentor, part: Part) -> Scores:
+    def _scores(self, learns: Learning) -> Scores:
         """Scores on the whole split, of which each process scores its part."""
-        self.processes.share_buffers(model)
+        self.processes.share_buffers(learns.model)
         return evaluate(
-            model,
-            part,
+            learns.model,
+            learns.test,
             device=self.processes.device,
             amp=self.recipe.amp,
             inference=self.trial.inference or WHOLE,

@@ -86,7 +86,8 @@ def expect_fitting(recipe: Recipe, output_stride: int) -> None:
         if changed:
             raise UsageError(
                 f"{name}: cached features are those of whole images as they are; "
-                f"leave it out, or say cache_features = false, got {getattr(recipe, name)!r}"
+                f"leave it out, or train on images (--freeze-backbone images, cache_features = false), "
+                f"got {getattr(recipe, name)!r}"
             )
     if recipe.crop_size is not None and any(side % output_stride for side in recipe.crop_size):
         raise UsageError(f"crop_size: expected multiples of the output stride {output_stride}, got {recipe.crop_size}")

@@ -18,6 +18,9 @@ SAMPLE_MS = 2.0
 
 MAX_CALLS = 10_000
 WARM_UP_CALLS = 1
+ROUND_MS = 10.0
+"""What a round gives each step of its time: a step that costs more takes part in some rounds, evenly spread."""
+
 _LEAST_FLUSH = 32 * 2**20
 _CONTROL_SPACING = 2.0
 """Time between two samples of the control, in samples of the control: it takes a third of the time at most."""
@@ -85,7 +88,7 @@ def round_robin(
     control: str,
     device: torch.device,
     seconds_per_step: float,
-    min_rounds: int = 6,
+    min_samples: int = 6,
     max_rounds: int = 200,
     target_width: float = 0.05,
     on_sample: Callable[[str], object] | None = None,
@@ -93,19 +96,20 @@ def round_robin(
 ) -> dict[str, Samples]:
     """Samples all steps in turn, round after round, until their ratios to the control are known well enough.
 
-    Each round takes one sample of each step and begins one step later than the round before. The control is sampled
-    in every round, between the steps: whenever two of its own samples' time has gone by, so that each sample of a
-    step lies between two of the control's, whose mean it is compared with. A step leaves the rounds when the 95 %
-    interval of its median ratio to the control is at most `target_width` wide, relative to the median, or when its
-    share of the time is spent.
+    There is a round for every `ROUND_MS` of the time of a step. A cheap step takes a sample in each of them, a dear
+    one in as many as its time is good for, spread evenly over all rounds, so that a machine's moods, which last for
+    seconds, fall on all alike. A round begins one step later than the one before. The control is sampled in every
+    round, between the steps: whenever two of its own samples' time has gone by, so that each sample of a step lies
+    between two of the control's, whose mean it is compared with. From half of the rounds on, a step leaves them when
+    the 95 % interval of its median ratio to the control is at most `target_width` wide, relative to the median.
 
     Args:
         steps: what is timed, by name; the control is one of them.
         control: name of the step that the others are compared with.
         device: where the steps run.
         seconds_per_step: time for the samples of each step; the control's come on top.
-        min_rounds: samples that are taken of a step whatever they cost.
-        max_rounds: most samples of a step.
+        min_samples: samples that are taken of a step whatever they cost.
+        max_rounds: most rounds, and so most samples of a step.
         target_width: relative width of the interval that is narrow enough.
         on_sample: told the name of a step before its warm-up and each of its samples, for a supervising
             process.
@@ -115,55 +119,79 @@ def round_robin(
         The raw samples of each step. The control's are compared with themselves.
 
     Raises:
-        ValueError: if the control is not among the steps, or the numbers of rounds do not fit together.
+        ValueError: if the control is not among the steps, or there are fewer rounds than samples to take.
     """
     if control not in steps:
         raise ValueError(f"round_robin: expected the control among the steps {sorted(steps)}, got {control!r}")
-    if not 1 <= min_rounds <= max_rounds:
-        raise ValueError(f"round_robin: expected 1 <= min_rounds <= max_rounds, got {min_rounds} and {max_rounds}")
+    if not 1 <= min_samples <= max_rounds:
+        raise ValueError(f"round_robin: expected 1 <= min_samples <= max_rounds, got {min_samples} and {max_rounds}")
+    rounds = max(min_samples, min(max_rounds, math.ceil(1e3 * seconds_per_step / ROUND_MS)))
     announce = on_sample or (lambda _: None)
     sample = cuda_sampler(device) if device.type == "cuda" else cpu_sampler(clock)
     with paused_collector():
         series = {}
-        for name, step in steps.items():
+        for place, (name, step) in enumerate(steps.items()):
             announce(name)
-            series[name] = _Series(name, step, _warm_up(step, sample))
+            series[name] = _Series(name, step, place / len(steps))
+            series[name].warm_up(sample)
         reference = _Control(series[control], sample, announce)
         others = [one for name, one in series.items() if name != control]
-        for rounds in range(1, max_rounds + 1):
+        for turn in range(1, rounds + 1):
             # New cycles of Python objects may hold tensors; to collect the youngest generation is quick.
             gc.collect(0)
-            if rounds == 1 or not others:
+            if turn == 1 or not others:
                 reference.take()
             for one in others:
-                if not one.done:
+                planned = max(min_samples, min(rounds, 1e3 * seconds_per_step / one.ms_of_a_sample))
+                if not one.done and one.due(planned * turn / rounds):
                     announce(one.name)
                     one.take(sample)
                     reference.follow(one)
             reference.close()
             others = [*others[1:], *others[:1]]
-            for one in others:
-                one.done = rounds >= min_rounds and (
-                    one.ms_spent >= 1e3 * seconds_per_step or one.width <= target_width
-                )
-            if rounds >= min_rounds and all(one.done for one in others):
+            if 2 * turn >= rounds:
+                for one in others:
+                    one.done = one.done or (len(one.ms) >= min_samples and one.width <= target_width)
+            if turn >= min_samples and all(one.done for one in others):
                 break
     return {name: one.samples() for name, one in series.items()}
 
 
 class _Series:
-    """The samples of one step, and the control's beside them."""
+    """The samples of one step, and the control's beside them.
 
-    def __init__(self, name: str, step: Step, calls: int) -> None:
-        self.name, self.step, self.calls = name, step, calls
+    Args:
+        name: of the step.
+        step: what is sampled.
+        offset: part of a sample, from 0 to 1, by which it is late: steps of equal cost are not due in the same rounds.
+    """
+
+    def __init__(self, name: str, step: Step, offset: float) -> None:
+        self.name, self.step, self._offset = name, step, offset
+        self.calls = 1
         self.ms: list[float] = []
         self.control_ms: list[float] = []
-        self.ms_spent = 0.0
         self.done = False
+        self._estimate = 0.0
+
+    def warm_up(self, sample: Sampler) -> None:
+        """Runs the step until it is warm, and finds how many calls make a sample."""
+        sample(self.step, WARM_UP_CALLS)
+        ms = max(sample(self.step, 1), SAMPLE_MS / MAX_CALLS)
+        self.calls = min(MAX_CALLS, math.ceil(SAMPLE_MS / ms))
+        self._estimate = ms * self.calls
 
     def take(self, sample: Sampler) -> None:
         self.ms.append(sample(self.step, self.calls))
-        self.ms_spent += self.ms[-1] * self.calls
+
+    def due(self, expected: float) -> bool:
+        """Whether fewer samples were taken than `expected` by now."""
+        return len(self.ms) + self._offset < expected
+
+    @property
+    def ms_of_a_sample(self) -> float:
+        """What a sample costs, on average; before there is one, what the warm-up says."""
+        return self.calls * sum(self.ms) / len(self.ms) if self.ms else self._estimate
 
     @property
     def width(self) -> float:
@@ -201,9 +229,3 @@ class _Control:
         self._ms_since += one.ms[-1] * one.calls
         if self._ms_since >= _CONTROL_SPACING * self._series.ms[-1] * self._series.calls:
             self.take()
-
-
-def _warm_up(step: Step, sample: Sampler) -> int:
-    """Runs a step until it is warm; returns how many calls make a sample."""
-    sample(step, WARM_UP_CALLS)
-    return min(MAX_CALLS, math.ceil(SAMPLE_MS / max(sample(step, 1), SAMPLE_MS / MAX_CALLS)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from attnbench.accuracy import segmentor_of
+from attnbench.accuracy import learning, segmentor_of
 from attnbench.config import Amp
 from attnbench.data.base import SegmentationDataset
 from attnbench.data.transforms import normalise
@@ -19,6 +19,7 @@ from attnbench.models.saved import load_any
 from attnbench.pictures.scenes import Scene
 from attnbench.records import Trial
 from attnbench.training import fit
+from attnbench.training.features import Progress
 from attnbench.training.watching import Watcher
 from operators import registry
 from operators.interface import AttentionOperator
@@ -57,7 +58,11 @@ class Answer:
 
 
 def train(
-    trial: Trial, training: SegmentationDataset, scored: SegmentationDataset, progress: Watcher | None = None
+    trial: Trial,
+    training: SegmentationDataset,
+    scored: SegmentationDataset,
+    progress: Watcher | None = None,
+    features: Progress | None = None,
 ) -> Trained:
     """Trains and scores the network of an accuracy trial, as a comparison does.
 
@@ -66,16 +71,18 @@ def train(
         training: what is trained on.
         scored: what is scored.
         progress: called after each iteration.
+        features: told of the images whose features are computed, where they are cached.
     """
     assert trial.network and trial.recipe and trial.seed is not None
     model = segmentor_of(trial, len(training.classes))
+    learns = learning(model, trial, training, scored, features)
     fit(
-        model,
-        training,
+        learns.model,
+        learns.train,
         trial.recipe,
         seed=trial.seed,
         device=trial.device,
-        freeze_backbone=bool(trial.freeze_backbone),
+        freeze_backbone=learns.freeze_backbone,
         progress=progress,
     )
     return _scored(trial.operator, model, scored, trial.device, trial.recipe.amp)

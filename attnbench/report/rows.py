@@ -13,7 +13,7 @@ import numpy as np
 
 from attnbench.records import Record
 from attnbench.report.seeds import add_intervals
-from attnbench.statistics import median, summarise, summarise_ratio
+from attnbench.statistics import median, summarise_ratio, summarise_series
 
 ROW = ("operator", "implementation", "settings")
 """Fields that tell the rows of one table apart."""
@@ -137,7 +137,7 @@ def _mode_columns(trial: Record | None) -> dict[str, Any]:
         columns |= _memory_columns(trial)
     if trial is not None and "samples_ms" in trial:
         samples, control = trial["samples_ms"], trial["control_samples_ms"]
-        latency, ratio = summarise(samples), summarise_ratio(samples, control)
+        latency, ratio = summarise_series(samples), summarise_ratio(samples, control)
         columns["latency_ms"], columns["latency_low_ms"] = latency.median, latency.low
         columns["latency_high_ms"] = latency.high
         columns["spread"] = latency.iqr / latency.median

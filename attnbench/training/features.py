@@ -64,7 +64,11 @@ class HeadOnFeatures(nn.Module):
 
 
 def on_features(
-    segmentor: Segmentor, trial: Trial, train: SegmentationDataset, test: SegmentationDataset, progress: Progress
+    segmentor: Segmentor,
+    trial: Trial,
+    train: SegmentationDataset,
+    test: SegmentationDataset,
+    progress: Progress | None = None,
 ) -> tuple[HeadOnFeatures, FeatureSet, FeatureSet]:
     """What an accuracy trial trains and scores in place of `segmentor` and images; see `cached_features`."""
     assert trial.network and trial.recipe and trial.train_split and trial.eval_split
