@@ -151,6 +151,7 @@ def train_and_score(trial: Trial, told: Telling, *, data_root: str | None, loade
         amp=trial.recipe.amp,
         inference=trial.inference or WHOLE,
         boundary=bool(trial.boundary),
+        num_workers=loaders,
     )
     told.scores({"miou": scores.miou, "macc": scores.macc, "aacc": scores.aacc})
     return {

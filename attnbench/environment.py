@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import torch
 
+from attnbench import allocator
 from attnbench.errors import UsageError
 
 _GIB = 2**30
@@ -55,6 +56,7 @@ def fingerprint(device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "torch_build": _torch_build(),
+        "allocator": allocator.policy(),
         "threads": {"intra_op": torch.get_num_threads(), "inter_op": torch.get_num_interop_threads()},
         "numerics": {
             "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),

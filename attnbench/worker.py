@@ -20,6 +20,7 @@ import torch
 
 import operators
 from attnbench.accuracy import train_and_score
+from attnbench.allocator import keep_freed_memory
 from attnbench.config import Cost
 from attnbench.environment import gpu_state
 from attnbench.errors import UsageError
@@ -87,6 +88,7 @@ def work(connection: Connection, trials: Sequence[Trial], cost: Cost | None, opt
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Measuring collects garbage before each trial; the hundred thousands of objects that imports made are none.
     gc.freeze()
+    keep_freed_memory()
     end_with_parent()
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -273,3 +273,21 @@ class Subset(Colours):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.whole[self.indices[index]]
+
+
+def test_loading_processes_change_nothing():
+    data = Colours(wrong=0.3, ignored=0.1)
+    alone, loaded = (evaluate(Recorder(), data, device="cpu", batch_size=2, num_workers=count) for count in (0, 2))
+    assert loaded == alone
+
+
+def test_an_image_that_breaks_in_a_loading_process_is_named_as_it_would_be_here():
+    class Broken(Colours):
+        def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+            if index == 3:
+                raise UsageError("image 'three.png': expected an image, got half of one")
+            return super().__getitem__(index)
+
+    for count in (0, 2):
+        with pytest.raises(UsageError, match=r"three\.png"):
+            evaluate(Recorder(), Broken(), device="cpu", num_workers=count)

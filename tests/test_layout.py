@@ -23,6 +23,7 @@ GROUND = {
         "errors",
         "statistics",
     ),
+    "allocator",
     "machine",
     "atomic",
     "lifetime",

@@ -66,6 +66,14 @@ def test_readme_block_of_nothing_says_so() -> None:
     assert "nothing has been measured" in report.readme_block([], {})
 
 
+def test_a_section_of_the_report_can_stand_in_a_document() -> None:
+    sweep = full_run(sizes=(17, 33, 65))
+    block = report.section_block(sweep, ENVIRONMENTS, "Growth", command="make compare")
+    assert "In positions N = H" in block and "Non-local" in block and "make compare" in block
+    with pytest.raises(UsageError, match=r"section: expected one of 'Comparison', .*'Growth'.*, got 'Grwth'"):
+        report.section_block(sweep, ENVIRONMENTS, "Grwth", command="make compare")
+
+
 def test_replace_block_replaces_between_its_markers_alone() -> None:
     text = "a\n<!-- results:begin -->\nold\n<!-- results:end -->\nb\n"
     new = report.replace_block(text, "results", "new")

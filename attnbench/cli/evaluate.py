@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import functools
 import hashlib
 import logging
 import os
@@ -15,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from attnbench.cli.arguments import Parser, positive, size
+from attnbench.cli.arguments import Parser, count, positive, size
 from attnbench.cli.reading_options import add_reading, asked_reading
+from attnbench.cli.training_lines import Checking
 from attnbench.config import WHOLE, Inference
 from attnbench.errors import UsageError
 from attnbench.records import Record, RecordWriter, Trial
@@ -49,6 +52,7 @@ def _parser() -> Parser:
     parser.add_argument("--split", default="val", help="part of the dataset (default: val)")
     parser.add_argument("--image-size", type=size, metavar="HxW", help="size that images are loaded at")
     parser.add_argument("--batch-size", type=positive, default=4, metavar="N", help="images in a batch (default: 4)")
+    parser.add_argument("--workers", type=count, default=0, metavar="N", help="processes that load images (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--boundary", action="store_true", help="compute the boundary F-score, too")
     add_reading(parser)
@@ -73,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     saved = load_any(parsed.checkpoint)
     root = parsed.data_root or (os.environ.get("ATTNBENCH_DATA") if parsed.dataset != "context" else None)
     dataset = build_dataset(parsed.dataset, split=parsed.split, root=root, image_size=parsed.image_size)
-    check_dataset(dataset)
+    console = Console()
+    check_dataset(dataset, functools.partial(Checking(console), f"{dataset.name}, {parsed.split}"))
     if saved.num_classes != len(dataset.classes):
         raise UsageError(
             f"checkpoint {str(parsed.checkpoint)!r}: expected the {len(dataset.classes)} classes of dataset "
@@ -93,7 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         eval_split=parsed.split,
         weights_hash=hashlib.sha256(parsed.checkpoint.read_bytes()).hexdigest()[:16],
     )
-    console = Console()
     environment = fingerprint(device)
     key = environment_hash(environment)
     with RecordWriter(parsed.output) as writer:
@@ -107,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 boundary=parsed.boundary or None,
             ),
             key,
-            lambda: _score(saved, dataset, device, parsed.batch_size, inference, boundary=parsed.boundary),
+            lambda: _score(saved, dataset, device, inference, parsed),
         )
         writer.write(accuracy)
         cost = _record(
@@ -152,14 +156,20 @@ def _record(trial: Trial, environment: str, measure: Callable[[], dict[str, Any]
 
 
 def _score(
-    saved: Saved, dataset: SegmentationDataset, device: str, batch_size: int, inference: Inference, *, boundary: bool
+    saved: Saved, dataset: SegmentationDataset, device: str, inference: Inference, parsed: argparse.Namespace
 ) -> dict[str, Any]:
     from attnbench.evaluation import evaluate
     from attnbench.measuring.cost import count_params
 
     clock = time.perf_counter()
     scores = evaluate(
-        saved.model, dataset, device=device, batch_size=batch_size, inference=inference, boundary=boundary
+        saved.model,
+        dataset,
+        device=device,
+        batch_size=parsed.batch_size,
+        inference=inference,
+        boundary=parsed.boundary,
+        num_workers=parsed.workers,
     )
     return {
         "params": count_params(saved.model),
@@ -180,6 +190,7 @@ def _score(
 def _measure(saved: Saved, dataset: SegmentationDataset, device: str, seconds: float) -> dict[str, Any]:
     import torch
 
+    from attnbench.allocator import keep_freed_memory
     from attnbench.data.transforms import collate, normalise
     from attnbench.measuring.cost import count_macs, count_params
     from attnbench.measuring.latency import round_robin
@@ -202,6 +213,7 @@ def _measure(saved: Saved, dataset: SegmentationDataset, device: str, seconds: f
         "peak_bytes": peak_bytes(steps["model"], torch.device(device)),
         "prepare_s": time.perf_counter() - clock,
     }
+    keep_freed_memory()
     taken = round_robin(steps, control=_CONTROL, device=torch.device(device), seconds_per_step=seconds)["model"]
     return {
         **figures,

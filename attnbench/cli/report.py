@@ -17,7 +17,8 @@ PROG = "report.py"
 _EPILOG = """\
 examples:
   python scripts/report.py results/local
-  python scripts/report.py results/reference/cpu/default --document README.md --block default
+  python scripts/report.py results/local --document README.md --block default
+  python scripts/report.py results/local --document paper.md --section Growth --block growth
 
 A document holds its table between <!-- NAME:begin --> and <!-- NAME:end -->.
 """
@@ -28,6 +29,11 @@ def _parser() -> Parser:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders that hold records/")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where the report goes (default: the first folder)")
     parser.add_argument("--document", type=Path, metavar="FILE.md", help="put the tables into this document, too")
+    parser.add_argument(
+        "--section",
+        metavar="HEADING",
+        help="what the document gets: the tables of this section of the report, such as Growth, not the comparison",
+    )
     parser.add_argument("--block", default="results", metavar="NAME", help="name of the document's block")
     parser.add_argument(
         "--measured-by", default="make compare", metavar="COMMAND", help="the command that the document names as origin"
@@ -63,7 +69,11 @@ def _report(parsed: argparse.Namespace) -> int:
     if parsed.document is not None:
         if not parsed.document.is_file():
             raise UsageError(f"document: expected an existing file, got {str(parsed.document)!r}")
-        block = report.readme_block(list(found.values()), environments, command=parsed.measured_by)
+        block = (
+            report.section_block(list(found.values()), environments, parsed.section, command=parsed.measured_by)
+            if parsed.section
+            else report.readme_block(list(found.values()), environments, command=parsed.measured_by)
+        )
         text = report.replace_block(parsed.document.read_text(encoding="utf-8"), parsed.block, block)
         parsed.document.write_text(text, encoding="utf-8")
     return 0

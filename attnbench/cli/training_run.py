@@ -16,6 +16,7 @@ from rich.console import Console
 import operators
 from attnbench import records, runner
 from attnbench.accuracy import Learning, figures, learning, segmentor_of
+from attnbench.allocator import keep_freed_memory
 from attnbench.cli.progress import describe
 from attnbench.cli.training_lines import Checking, caching, watch_training
 from attnbench.config import WHOLE, Accuracy
@@ -108,6 +109,7 @@ class TrainingRun:
             UsageError: if data, recipe, processes, folder or checkpoint do not fit one another.
             KeyboardInterrupt: if it was interrupted; there is a checkpoint where training had begun.
         """
+        keep_freed_memory()
         train, test = self._datasets()
         checkpoints = self._checkpoints(len(train))
         if self.trial.threads is not None:
@@ -199,6 +201,7 @@ class TrainingRun:
             inference=self.trial.inference or WHOLE,
             boundary=bool(self.trial.boundary),
             add_up=self.processes.total,
+            num_workers=self.options.workers,
         )
 
     def _metadata(self, train: SegmentationDataset) -> Metadata:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
@@ -98,15 +98,25 @@ class _Augmented(Dataset[tuple[Tensor, Tensor]]):
         return self.augmentation(image, target, iteration=iteration, slot=slot)
 
 
-class _LoadedBatch(Dataset[Batch | _Fault]):
+class _Collated(Dataset[Batch]):
     """Whole batches: what a `DataLoader` without batching of its own is given."""
 
     def __init__(self, samples: Dataset[tuple[Tensor, Tensor]]) -> None:
         self.samples = samples
 
-    def __getitem__(self, places: list[Place]) -> Batch | _Fault:
+    def __getitem__(self, places: list[Place]) -> Batch:
+        return collate([self.samples[place] for place in places])
+
+
+class _Guarded(Dataset[Batch | _Fault]):
+    """What `source` has, or what went wrong there where another process has to be told."""
+
+    def __init__(self, source: Dataset[Batch] | SegmentationDataset) -> None:
+        self.source = source
+
+    def __getitem__(self, key: Any) -> Batch | _Fault:
         try:
-            return collate([self.samples[place] for place in places])
+            return self.source[key]
         except Exception as error:
             if get_worker_info() is None:
                 raise
@@ -130,7 +140,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class Batches:
-    """Batches in the order of a sampler; an error of a process that loads is raised here as it was there."""
+    """What a loader has, in order; an error of a process that loads is raised here as it was there."""
 
     def __init__(self, loader: DataLoader[Batch | _Fault]) -> None:
         self._loader = loader
@@ -182,11 +192,32 @@ def training_batches(
     )
     if num_workers and isinstance(dataset, FileDataset):
         dataset.keep()
+    samples = dataset.crops(recipe, seed) if isinstance(dataset, Cropping) else _augmented(dataset, recipe, seed)
+    return _loaded(_Collated(samples), order, num_workers, pin_memory=pin_memory, seed=seed)
+
+
+def samples_in_order(dataset: SegmentationDataset, *, num_workers: int = 0) -> Batches:
+    """Images uint8 `(3, H, W)` and targets `(H, W)` of a dataset, one after the other.
+
+    Args:
+        dataset: where they come from.
+        num_workers: processes that load; 0 loads in this one.
+    """
+    return _loaded(dataset, range(len(dataset)), num_workers)
+
+
+def _loaded(
+    source: Dataset[Batch] | SegmentationDataset,
+    order: Iterable[Any],
+    num_workers: int,
+    *,
+    pin_memory: bool = False,
+    seed: int = 0,
+) -> Batches:
     # forked processes share the memory that decoded images are kept in, and start at once
     forks = "fork" in multiprocessing.get_all_start_methods()
-    samples = dataset.crops(recipe, seed) if isinstance(dataset, Cropping) else _augmented(dataset, recipe, seed)
     loader: DataLoader[Batch | _Fault] = DataLoader(
-        _LoadedBatch(samples),
+        _Guarded(source),
         sampler=order,
         batch_size=None,
         collate_fn=_as_it_is,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attnbench.config import WHOLE, Amp, Inference
 from attnbench.data.base import SegmentationDataset
+from attnbench.data.loading import samples_in_order
 from attnbench.data.transforms import collate, normalise
 from attnbench.errors import UsageError
 from attnbench.evaluation.boundary import BoundaryScore
@@ -29,6 +30,7 @@ def evaluate(
     boundary: bool = False,
     progress: Callable[[int, int], None] | None = None,
     add_up: Callable[[Tensor], Tensor] = lambda counts: counts,
+    num_workers: int = 0,
 ) -> Scores:
     """Scores over all labelled pixels of `dataset`, at the size of its images.
 
@@ -44,6 +46,7 @@ def evaluate(
         boundary: whether the boundary F-score is computed, too.
         progress: called with the number of images done and their total.
         add_up: adds the counts of this dataset to those of the parts that other processes score.
+        num_workers: processes that load; the result does not depend on it.
 
     Raises:
         UsageError: if the dataset is empty or has a label beyond its classes, or the precision does not exist on the
@@ -58,7 +61,7 @@ def evaluate(
     model.to(device)
     done = 0
     with evaluating(model), torch.inference_mode():
-        for images, targets in _batches(dataset, batch_size):
+        for images, targets in _batches(dataset, batch_size, num_workers):
             inputs = normalise(images, dataset.mean, dataset.std).to(device)
             with autocast(device, amp):
                 logits = segment(model, inputs, inference)
@@ -75,10 +78,9 @@ def evaluate(
     return dataclasses.replace(scores, boundary_f=outlines.mean(), boundary_f_of_class=outlines.of_class())
 
 
-def _batches(dataset: SegmentationDataset, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(dataset: SegmentationDataset, batch_size: int, num_workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     waiting: list[tuple[Tensor, Tensor]] = []
-    for index in range(len(dataset)):
-        sample = dataset[index]
+    for index, sample in enumerate(samples_in_order(dataset, num_workers=num_workers)):
         _expect_labels(sample[1], dataset, index)
         if waiting and (len(waiting) == batch_size or sample[1].shape != waiting[0][1].shape):
             yield collate(waiting)

@@ -1,9 +1,10 @@
 """Records -> tables, figures and a page. Pure: reads no file, measures nothing and never imports torch."""
 
 from attnbench.report.against import Comparison, Margins, compare
+from attnbench.report.documents import readme_block, replace_block, section_block
 from attnbench.report.frames import Frame, accuracy_frames, comparison_frames
 from attnbench.report.render import render_changes, render_terminal
-from attnbench.report.writing import Report, readme_block, replace_block, terminal_tables, write_report
+from attnbench.report.writing import Report, terminal_tables, write_report
 
 __all__ = [
     "Comparison",
@@ -17,6 +18,7 @@ __all__ = [
     "render_changes",
     "render_terminal",
     "replace_block",
+    "section_block",
     "terminal_tables",
     "write_report",
 ]

@@ -9,6 +9,9 @@ from typing import Any
 from attnbench.records import Record
 from attnbench.report.wording import STATUSES, distinct, present
 
+Environments = Mapping[str, Mapping[str, Any]]
+"""Fingerprint by environment hash."""
+
 
 def machine(environment: Mapping[str, Any]) -> str:
     """Processor, threads and torch in one line; empty where the environment is not known."""

@@ -9,28 +9,24 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import rich.table
 
 from attnbench.errors import UsageError
 from attnbench.reading import paused_collector
 from attnbench.records import Record
-from attnbench.report.facts import commits, dates, flatten, machine, provenance
-from attnbench.report.frames import Arranged, Frame, accuracy_frames, arrange, comparison_frames, sheet
-from attnbench.report.growth_tables import growth_sheets, growth_tables
-from attnbench.report.memory_tables import memory_table
+from attnbench.report.facts import Environments, flatten, provenance
+from attnbench.report.frames import Arranged, Frame, arrange, sheet
+from attnbench.report.growth_tables import growth_sheets
 from attnbench.report.page import render_page
 from attnbench.report.plots import Plot, scaling, trade_off
 from attnbench.report.render import legend, render_terminal, to_latex, to_markdown
 from attnbench.report.roofline_plot import rooflines
-from attnbench.report.tables import Table, accuracy_table, brief_table, class_table, comparison_table
+from attnbench.report.sections import MOST_TABLES, all_sections, distinct_costs
+from attnbench.report.tables import Table, accuracy_table, comparison_table
 from attnbench.report.wording import distinct
-from attnbench.report.work import has_work, work_table
+from attnbench.report.work import work_table
 
-Environments = Mapping[str, Mapping[str, Any]]
-MOST_TABLES = 24
-"""Settings of one kind with a table of their own; nobody reads more on one page, and the CSV file has them all."""
 MOST_ON_SCREEN = 8
 
 
@@ -77,8 +73,8 @@ def write_report(
     arranged = arrange(records, environments)
     compared, scored = arranged.compared[:MOST_TABLES], arranged.scored[:MOST_TABLES]
     measured = [frame for frame in compared if not frame.cost.get("predicted")]
-    working = _distinct_costs(measured)
-    sections = _sections(compared, scored) + growth_tables(compared)
+    working = distinct_costs(measured)
+    sections = all_sections(compared, scored)
     sections += [("Against an earlier run", [against])] if against else []
     few = len(arranged.compared) <= MOST_TABLES
     drawn = [*map(trade_off, measured if few else measured[:1]), *(scaling(compared) if few else ())] if records else []
@@ -121,57 +117,6 @@ def terminal_tables(report: Report) -> list[rich.table.Table | str]:
     return [*shown, f"{more} more tables: {report.folder / 'comparison.md'}"] if more else shown
 
 
-def readme_block(records: Sequence[Record], environments: Environments, *, command: str = "make compare") -> str:
-    """The comparison with the most rows, and a sentence on where it comes from, for the README.
-
-    The operator level comes before the others, and the larger map before the smaller.
-    """
-    compared = comparison_frames(records, environments) or accuracy_frames(records, environments)
-    if not compared:
-        return "No results yet: nothing has been measured."
-
-    def worth(frame: Frame) -> tuple[bool, bool, bool, int, int]:
-        cost = frame.cost
-        return (
-            not cost.get("predicted"),
-            cost.get("level") == "operator",
-            bool(frame.accuracy),
-            len(frame.table),
-            cost.get("height", 0) * cost.get("width", 0),
-        )
-
-    frame = max(compared, key=worth)
-    table = brief_table(frame) if frame.cost else accuracy_table(frame)
-    key = frame.setting["environment"]
-    same = [record for record in records if record["environment"] == key]
-    where = machine(frame.environment) or "a machine without a recorded environment"
-    source = (
-        f"Measured on {where} (environment `{key}`) on {dates(same)} with commit {', '.join(commits(same))}, "
-        f"protocol {frame.setting['protocol']}: `{command}`."
-    )
-    return f"**{table.title}**\n\n{to_markdown(table)}\n{legend([table])}\n\n{source}"
-
-
-def replace_block(text: str, name: str, block: str) -> str:
-    r"""`text` with what stands between `<!-- name:begin -->` and `<!-- name:end -->` replaced by `block`.
-
-    Raises:
-        UsageError: unless each marker occurs once, in this order.
-
-    Example:
-        >>> replace_block("<!-- x:begin -->old<!-- x:end -->", "x", "new")
-        '<!-- x:begin -->\nnew\n<!-- x:end -->'
-
-    """
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise UsageError(
-            f"markers: expected {begin} and {end} once each, in this order, "
-            f"got {text.count(begin)} and {text.count(end)}"
-        )
-    return f"{text[: text.index(begin)]}{begin}\n{block}\n{text[text.index(end) :]}"
-
-
 def _replace(file: Path, data: bytes) -> None:
     """Writes a whole file or none: a full disk or another run at the same time leaves no half of one."""
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
@@ -208,29 +153,6 @@ def _left_out(arranged: Arranged) -> list[str]:
         found.append(
             f"{arranged.replaced} record(s) are not shown: the same trial was measured later with another source."
         )
-    return found
-
-
-def _sections(compared: Sequence[Frame], scored: Sequence[Frame]) -> list[tuple[str, list[Table]]]:
-    sections: list[tuple[str, list[Table]]] = []
-    if compared:
-        sections.append(("Comparison", [comparison_table(frame) for frame in compared]))
-        working = [work_table(frame) for frame in _distinct_costs(compared) if not frame.cost.get("predicted")]
-        sections.append(("Work and roofline", working))
-        sections.append(("Memory", [table for frame in compared if (table := memory_table(frame)).rows]))
-    if scored:
-        sections.append(("Accuracy", [accuracy_table(frame) for frame in scored]))
-        classes = [class_table(frame) for frame in scored]
-        sections.append(("IoU of each class", [table for table in classes if len(table.columns) > 2]))
-    return [(heading, tables) for heading, tables in sections if tables]
-
-
-def _distinct_costs(compared: Sequence[Frame]) -> list[Frame]:
-    """One comparison of each cost setting, whatever it was joined with, where the records hold the work."""
-    found: list[Frame] = []
-    for frame in compared:
-        if has_work(frame) and frame.cost not in [other.cost for other in found]:
-            found.append(frame)
     return found
 
 
