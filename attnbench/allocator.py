@@ -6,29 +6,29 @@ import ctypes
 import functools
 import platform
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT = 2**30
-_LARGEST = 2**25
-"""Bytes; glibc takes no higher threshold, and maps what is larger anew for every tensor."""
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_KEPT = 2**31 - 1
+"""Bytes at the end of the heap from which on they are given back; glibc takes no larger number."""
 
 
 @functools.cache
 def keep_freed_memory() -> None:
     """Tells glibc to keep what this process frees, for the rest of its life; does nothing with another C library.
 
-    As it is, glibc gives freed memory of a megabyte or so back to the system or not, depending on what lies where, and
-    the next step pays for each of its pages anew. Which of the two it is differs from process to process, and from one
-    moment to the next, and is a good part of the time of a cheap step.
+    As it is, glibc maps tensors of more than 32 MiB anew each time, and gives smaller ones back to the system or not,
+    depending on what lies where; the next step pays for each of the pages anew. Which of the two it is differs from
+    process to process, and from one moment to the next, and is a good part of the time of a cheap step, or of one that
+    builds a large map.
     """
     if _glibc():
         library = ctypes.CDLL(None)
         library.mallopt(_M_TRIM_THRESHOLD, _KEPT)
-        library.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+        library.mallopt(_M_MMAP_MAX, 0)
 
 
 def policy() -> str:
     """What a worker's allocator does with freed memory, for the fingerprint."""
-    return f"glibc, keeps up to {_KEPT // 2**20} MiB" if _glibc() else "as the system has it"
+    return "glibc, keeps what is freed" if _glibc() else "as the system has it"
 
 
 def _glibc() -> bool:

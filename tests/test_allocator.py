@@ -18,7 +18,7 @@ library.malloc.restype = ctypes.c_void_p
 library.free.argtypes = [ctypes.c_void_p]
 def round_of_blocks():
     # the last of them lies on top of the heap, from where glibc gives all of them back
-    blocks = [library.malloc(2**24) for _ in range(4)]
+    blocks = [library.malloc(size) for size in (2**26, 2**24, 2**24, 2**24, 2**24)]
     for block in blocks:
         ctypes.memset(block, 1, 2**24)
     for block in blocks:
