@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from attnbench.measuring.latency import MAX_CALLS, cpu_sampler, round_robin
+from attnbench.measuring.latency import MAX_CALLS, STEADY, cpu_sampler, round_robin
 
 NEVER = -1.0
 """A width that no interval has."""
@@ -122,7 +122,16 @@ def test_steps_are_announced_before_they_run():
 def test_steady_ratios_end_after_half_of_the_rounds():
     clock = Clock()
     samples = run(clock, {"control": clock.step("control", 4), "a": clock.step("a", 10)}, max_rounds=40)
-    assert len(samples["a"].ms) == 20
+    assert len(samples["a"].ms) == 20 + STEADY - 1
+
+
+def test_a_width_that_is_narrow_once_is_luck():
+    clock = Clock()
+    # two of twelve slices are apart from the others behind the twentieth sample, three and more from the next one on
+    lucky = [20] * 3 + [10] * 17 + [20] * 20
+    steps = {"control": clock.step("control", 4), "a": clock.step("a", *[10, 10, *lucky])}
+    samples = run(clock, steps, max_rounds=40)
+    assert len(samples["a"].ms) == 40
 
 
 def test_samples_of_dear_and_cheap_steps_are_spread_over_all_rounds():
@@ -144,7 +153,7 @@ def test_drift_of_the_machine_does_not_widen_the_ratio():
     control, beside = [4, 4, 4, *range(6, 40, 2)], [10, 10, *range(10, 80, 4)]
     steps = {"control": clock.step("control", *control), "a": clock.step("a", *beside)}
     samples = run(clock, steps, max_rounds=12)
-    assert len(samples["a"].ms) == 6
+    assert len(samples["a"].ms) == 6 + STEADY - 1
     assert samples["a"].ms == tuple(2 * value for value in samples["a"].control_ms)
 
 
@@ -154,7 +163,7 @@ def test_a_noisy_step_is_sampled_on_and_a_steady_one_is_not():
     steps = {"control": clock.step("control", 4), "a": clock.step("a", 10), "noisy": noisy}
     samples = run(clock, steps, max_rounds=30)
     assert len(samples["noisy"].ms) == 30
-    assert len(samples["a"].ms) == 15
+    assert len(samples["a"].ms) == 15 + STEADY - 1
 
 
 def test_budget_ends_sampling():

@@ -21,6 +21,9 @@ WARM_UP_CALLS = 1
 ROUND_MS = 10.0
 """What a round gives each step of its time: a step that costs more takes part in some rounds, evenly spread."""
 
+STEADY = 4
+"""Samples in a row behind which the interval has to be narrow enough: once is luck."""
+
 _LEAST_FLUSH = 32 * 2**20
 _CONTROL_SPACING = 2.0
 """Time between two samples of the control, in samples of the control: it takes a third of the time at most."""
@@ -101,7 +104,8 @@ def round_robin(
     seconds, fall on all alike. A round begins one step later than the one before. The control is sampled in every
     round, between the steps: whenever two of its own samples' time has gone by, so that each sample of a step lies
     between two of the control's, whose mean it is compared with. From half of the rounds on, a step leaves them when
-    the 95 % interval of its median ratio to the control is at most `target_width` wide, relative to the median.
+    the 95 % interval of its median ratio to the control was at most `target_width` wide, relative to the median,
+    behind each of its last `STEADY` samples.
 
     Args:
         steps: what is timed, by name; the control is one of them.
@@ -151,7 +155,8 @@ def round_robin(
             others = [*others[1:], *others[:1]]
             if 2 * turn >= rounds:
                 for one in others:
-                    one.done = one.done or (len(one.ms) >= min_samples and one.width <= target_width)
+                    one.look(target_width)
+                    one.done = one.narrow >= STEADY and len(one.ms) >= min_samples
             if turn >= min_samples and all(one.done for one in others):
                 break
     return {name: one.samples() for name, one in series.items()}
@@ -172,6 +177,8 @@ class _Series:
         self.ms: list[float] = []
         self.control_ms: list[float] = []
         self.done = False
+        self.narrow = 0
+        self._looked = 0
         self._estimate = 0.0
 
     def warm_up(self, sample: Sampler) -> None:
@@ -187,6 +194,12 @@ class _Series:
     def due(self, expected: float) -> bool:
         """Whether fewer samples were taken than `expected` by now."""
         return len(self.ms) + self._offset < expected
+
+    def look(self, target_width: float) -> None:
+        """Counts the samples in a row behind which the interval was narrow enough."""
+        if len(self.ms) > self._looked:
+            self._looked = len(self.ms)
+            self.narrow = self.narrow + 1 if self.width <= target_width else 0
 
     @property
     def ms_of_a_sample(self) -> float:
