@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from attnbench import planning, runner
-from attnbench.cli import compare, evaluate
+from attnbench.cli import compare, evaluate, train, training_run
 from attnbench.config import Accuracy, Experiment, Network, Recipe
 from attnbench.data import build_dataset
 from attnbench.data.files import FileDataset
@@ -102,6 +102,19 @@ def nothing_runs(monkeypatch):
 
     monkeypatch.setattr(runner, "run_lanes", started)
     monkeypatch.setattr("attnbench.processes.warm_up", lambda: None)
+
+
+@pytest.mark.parametrize(("spoil", "words"), FAULTS.values(), ids=FAULTS)
+def test_train_says_what_is_wrong_before_anything_is_trained(data, tmp_path, monkeypatch, spoil, words):
+    def trained(*_, **__):
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(training_run, "fit", trained)
+    spoil(data)
+    arguments = ["--operator", "conv1x1", "--dataset", "camvid", "--data-root", str(data), "--iterations", "1"]
+    with pytest.raises(UsageError, match=words) as caught:
+        train.main([*arguments, "--device", "cpu", "--output", str(tmp_path / "out")])
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("spoil", "words"), FAULTS.values(), ids=FAULTS)

@@ -24,7 +24,7 @@ from attnbench.cli.arguments import (
     sizes,
     words,
 )
-from attnbench.cli.training_options import TRAINING, accuracy_asked, add_scoring, add_training, scoring_asked
+from attnbench.cli.training_options import SCORING, TRAINING, accuracy_asked, add_scoring, add_training, scoring_asked
 from attnbench.config import WHOLE, Experiment, load_preset, preset_names, updated
 from attnbench.errors import UsageError
 from attnbench.records import Record
@@ -230,8 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _expect_no_run(options: Mapping[str, Any]) -> None:
     """Raises a `UsageError` where something was asked for that a prediction does not have."""
-    for name in ("seconds", "compiled", *TRAINING, "head", "iterations", "seeds", "workers"):
-        if options[name] is not None:
+    for name in ("seconds", "compiled", *TRAINING, *SCORING, "head", "iterations", "seeds", "workers"):
+        if options[name] is not None and options[name] is not False:
             flag = {"compiled": "compile"}.get(name, name).replace("_", "-")
             raise UsageError(f"--predict: expected parameters, MACs and memory to be asked for, got --{flag}")
     if options["only"] == "accuracy":

@@ -11,6 +11,7 @@ from attnbench.cli.reading_options import add_reading, asked_reading
 from attnbench.config import Inference
 
 TRAINING = ("dataset", "data_root", "image_size", "backbone", "backbone_weights", "freeze_backbone")
+SCORING = ("whole", "slide", "stride", "scales", "flip", "boundary")
 """Names of the options, as `argparse` knows them."""
 
 
