@@ -15,7 +15,8 @@ from record_factory import ENVIRONMENTS, OPERATORS, accuracy_record, cost_record
 
 from attnbench.report.frames import comparison_frames
 from attnbench.report.labels import place_labels
-from attnbench.report.plots import Plot, scaling, trade_off
+from attnbench.report.plots import Plot, trade_off
+from attnbench.report.scaling_plot import scaling
 
 
 def overlaps(boxes: list[Bbox]) -> int:
@@ -99,6 +100,13 @@ def test_lines_can_be_told_apart() -> None:
     assert isinstance(plot, Plot)
     looks = {(str(line.get_color()), line.get_marker(), line.get_linestyle()) for line in plot.figure.axes[0].lines}
     assert len(looks) == len(names)
+
+
+def test_lines_of_scaling_go_over_square_maps_alone() -> None:
+    sizes = [{"size": 33}, {"size": 66}, {"size": 66, "height": 33, "width": 132}]
+    plot = scaling(comparison_frames([cost_record("ema", **size) for size in sizes], ENVIRONMENTS))[0]
+    assert isinstance(plot, Plot)
+    assert all(list(axes.lines[0].get_xdata()) == [33**2, 66**2] for axes in plot.figure.axes)
 
 
 def test_scaling_of_one_size_says_why() -> None:

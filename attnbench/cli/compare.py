@@ -221,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         code = _report(console, shown.records, parsed, earlier)
     console.print(shown.summary(time.monotonic() - began), highlight=False)
-    if parsed.preset == "default":
+    if parsed.preset == "default" and not (parsed.operators or parsed.only):
         for name, about in _presets().items():
             if name != "default":
                 console.print(f"left to --preset {name}: {about}", highlight=False)

@@ -19,9 +19,10 @@ from attnbench.report.facts import Environments, flatten, provenance
 from attnbench.report.frames import Arranged, Frame, arrange, sheet
 from attnbench.report.growth_tables import growth_sheets
 from attnbench.report.page import render_page
-from attnbench.report.plots import Plot, scaling, trade_off
+from attnbench.report.plots import Plot, trade_off
 from attnbench.report.render import legend, render_terminal, to_latex, to_markdown
 from attnbench.report.roofline_plot import rooflines
+from attnbench.report.scaling_plot import scaling
 from attnbench.report.sections import MOST_TABLES, all_sections, distinct_costs
 from attnbench.report.tables import Table, accuracy_table, comparison_table
 from attnbench.report.wording import distinct
