@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="session")
 def imports_are_not_garbage():
-    """What imports and collection made is taken out of the collector's sight: measuring collects before each step, and would walk through all of it."""
+    """What imports and collection made leaves the collector's sight: measuring collects before each step."""
     gc.collect()
     gc.freeze()
 

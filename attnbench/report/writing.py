@@ -24,6 +24,7 @@ from attnbench.report.render import legend, render_terminal, to_latex, to_markdo
 from attnbench.report.roofline_plot import rooflines
 from attnbench.report.scaling_plot import scaling
 from attnbench.report.sections import MOST_TABLES, all_sections, distinct_costs
+from attnbench.report.seeds_plot import seeds
 from attnbench.report.tables import Table, accuracy_table, comparison_table
 from attnbench.report.wording import distinct
 from attnbench.report.work import work_table
@@ -80,6 +81,7 @@ def write_report(
     few = len(arranged.compared) <= MOST_TABLES
     drawn = [*map(trade_off, measured if few else measured[:1]), *(scaling(compared) if few else ())] if records else []
     drawn += [drawing for frame in (working if few else working[:1]) for drawing in rooflines(frame)]
+    drawn += map(seeds, scored if few else scored[:1])
     plots = _named_apart([plot for plot in drawn if isinstance(plot, Plot)])
     skipped = [*problems, *(reason for reason in drawn if isinstance(reason, str)), *_left_out(arranged)]
     facts, machines = provenance(records), _machines(records, environments)
