@@ -44,8 +44,8 @@ def test_operators_stand_in_the_order_of_their_score_with_every_seed(plot):
     assert [text.get_text() for text in left.get_yticklabels()] == [
         OPERATORS[name][0] for name in ("dual", "conv3x3", "ema")
     ]
-    dots = np.concatenate([np.asarray(group.get_offsets()) for group in left.collections])
-    wanted = [(100 * score, place) for place, name in enumerate(("dual", "conv3x3", "ema")) for score in SCORES[name]]
+    dots = np.round(np.concatenate([np.asarray(group.get_offsets()) for group in left.collections]) * [100, 1])
+    wanted = [(1e4 * score, place) for place, name in enumerate(("dual", "conv3x3", "ema")) for score in SCORES[name]]
     assert np.allclose(dots, wanted)
     assert [round(mean, 2) for mean, _ in markers(left)] == [49.33, 51.0, 61.0]
 

@@ -17,6 +17,8 @@ from attnbench.report.wording import accuracy_title, label, present, slug
 Row = dict[str, Any]
 
 _ROW_INCHES = 0.155
+_BELOW = 0.27
+"""How far below mean and interval the seeds stand, in rows, so that neither covers the other."""
 
 
 def seeds(frame: Frame) -> Plot | str:
@@ -83,7 +85,8 @@ def _panel(
         if not present(row[column]):
             continue
         shade, mean = colour(row["kind"]), 100 * float(row[column])
-        axes.scatter([100 * value for value in values(row)], [place] * len(values(row)), s=5, color="0.65", zorder=2)
+        dots = [100 * value for value in values(row)]
+        axes.scatter(dots, [place - _BELOW] * len(dots), s=4, color="0.55", linewidths=0, zorder=2)
         if present(row[f"{column}_low"]):
             ends = [100 * float(row[f"{column}_{end}"]) for end in ("low", "high")]
             axes.plot(ends, [place, place], color=shade, linewidth=1.3, zorder=3)
