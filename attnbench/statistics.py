@@ -8,10 +8,18 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
 CONFIDENCE = 0.95
 SLICES = 12
 """Groups of consecutive samples that an interval is taken from, at most; of twelve it leaves out two at either end."""
+
+_MANY = 16
+"""Series of one length from which an array is quicker than one after the other."""
 
 _STUDENT = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
@@ -118,6 +126,39 @@ def summarise_series(values: Sequence[float]) -> Summary:
     return Summary(whole.median, min(low, whole.median), max(high, whole.median), whole.iqr, whole.count)
 
 
+def summarise_all(series: Sequence[Sequence[float]]) -> list[Summary]:
+    """`summarise_series` of each, to the bit; where many are equally long, in a fraction of the time.
+
+    Example:
+        >>> [summary.median for summary in summarise_all([[1.0] * 12 + [2.0] * 12, [3.0]])]
+        [1.5, 3.0]
+    """
+    by_length: dict[int, list[int]] = {}
+    for place, values in enumerate(series):
+        by_length.setdefault(len(values), []).append(place)
+    found: dict[int, Summary] = {}
+    for count, places in by_length.items():
+        if count <= SLICES or len(places) < _MANY:
+            found |= {place: summarise_series(series[place]) for place in places}
+        else:
+            found |= zip(
+                places, _summarise_equal(np.array([series[place] for place in places], dtype=float).T), strict=True
+            )
+    return [found[place] for place in range(len(series))]
+
+
+def _summarise_equal(columns: Array) -> list[Summary]:
+    """`summarise_series` of each column of more than `SLICES` values."""
+    ordered = np.sort(columns, axis=0)
+    whole, iqr = _middle(ordered), _quantile(ordered, 0.75) - _quantile(ordered, 0.25)
+    medians = np.sort([_middle(np.sort(columns[start:end], axis=0)) for start, end in _slices(len(columns))], axis=0)
+    ranks = interval_ranks(SLICES)
+    assert ranks is not None
+    low, high = np.minimum(medians[ranks[0] - 1], whole), np.maximum(medians[ranks[1] - 1], whole)
+    rows = zip(whole.tolist(), low.tolist(), high.tolist(), iqr.tolist(), strict=True)
+    return [Summary(*row, len(columns)) for row in rows]
+
+
 @functools.cache
 def _slices(count: int) -> list[tuple[int, int]]:
     """First and one past the last place of each of `SLICES` groups of `count` values."""
@@ -131,7 +172,8 @@ def median(values: Sequence[float]) -> float:
         >>> median([3.0, 1.0, 2.0])
         2.0
     """
-    return _middle(sorted(values))
+    middle: float = _middle(sorted(values))
+    return middle
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float | None, float | None]:
@@ -150,14 +192,17 @@ def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, floa
     return mean, mean - half, mean + half
 
 
-def _middle(ordered: Sequence[float]) -> float:
+def _middle(ordered: Sequence[float] | Array) -> Any:
     """`_quantile` of one half, to the bit, without its arithmetic: reports ask it millions of times."""
     high = ordered[len(ordered) // 2]
     return high if len(ordered) % 2 else high - (high - ordered[len(ordered) // 2 - 1]) * 0.5
 
 
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    """As `numpy.quantile` of sorted values, to the bit; for a few dozen of them an array costs more than the work."""
+def _quantile(ordered: Sequence[float] | Array, share: float) -> Any:
+    """As `numpy.quantile` of sorted values, to the bit; for a few dozen of them an array costs more than the work.
+
+    Of an array it is the quantile of each column.
+    """
     place = share * (len(ordered) - 1)
     index = int(place)
     low, high = ordered[index], ordered[min(index + 1, len(ordered) - 1)]

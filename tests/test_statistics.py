@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+import random
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.statistics import interval_ranks, summarise, summarise_ratio, summarise_series
+from attnbench.statistics import interval_ranks, summarise, summarise_all, summarise_ratio, summarise_series
 
 
 def coverage(count: int, low: int, high: int) -> float:
@@ -89,3 +90,10 @@ def test_what_cannot_be_summarised():
         summarise([])
     with pytest.raises(ValueError, match="expected 2 control values, one per value, got 1"):
         summarise_ratio([1.0, 2.0], [1.0])
+
+
+def test_all_at_once_are_summarised_as_one_by_one_to_the_bit():
+    draw = random.Random(0)
+    series = [[draw.lognormvariate(0, 0.1) for _ in range(count)] for count in [1, 5, 12, 13, 20, 31, 48] * 20]
+    assert summarise_all(series) == [summarise_series(values) for values in series]
+    assert summarise_all([]) == []

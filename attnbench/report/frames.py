@@ -17,7 +17,7 @@ import pandas as pd
 
 from attnbench.records import Record
 from attnbench.report.roofline import work_columns
-from attnbench.report.rows import ROW, accuracy_row, add_gains, add_ranks, cost_row
+from attnbench.report.rows import ROW, Timings, accuracy_row, add_gains, add_ranks, cost_row, timings
 
 Row = dict[str, Any]
 Environments = Mapping[str, Mapping[str, Any]]
@@ -110,7 +110,7 @@ def arrange(records: Sequence[Record], environments: Environments) -> Arranged:
     """
     scored: list[Frame] = []
     compared: list[Frame] = []
-    shown = 0
+    shown, timed = 0, timings(records)
     for setting, rows in _settings(records, "accuracy"):
         shown += sum(map(len, rows))
         table = [accuracy_row(trials) for trials in rows]
@@ -119,7 +119,7 @@ def arrange(records: Sequence[Record], environments: Environments) -> Arranged:
     for setting, rows in _settings(records, "cost"):
         shown += sum(map(len, rows))
         environment = environments.get(setting["environment"], {})
-        costs = [_cost_row(trials, environment) for trials in rows]
+        costs = [_cost_row(trials, environment, timed) for trials in rows]
         add_ranks(costs)
         partners = [frame for frame in scored if all(frame.accuracy[key] == setting[key] for key in _SHARED)]
         partners = [] if setting.get("predicted") else partners
@@ -163,9 +163,9 @@ def _setting_keys(own: Sequence[str], keys: tuple[str, ...]) -> list[str]:
     return [key for key in (*_SHARED, *own, *nested) if key in keys]
 
 
-def _cost_row(trials: Sequence[Record], environment: Mapping[str, Any]) -> Row:
+def _cost_row(trials: Sequence[Record], environment: Mapping[str, Any], timed: Timings) -> Row:
     modes = {str(trial["mode"]): trial for trial in trials}
-    return cost_row(trials) | work_columns(modes, environment)
+    return cost_row(trials, timed) | work_columns(modes, environment)
 
 
 def _settings(records: Iterable[Record], task: str) -> list[tuple[dict[str, Any], list[list[Record]]]]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from attnbench.records import Record
 from attnbench.report.rows import MODES
-from attnbench.statistics import summarise
+from attnbench.statistics import median
 
 _WORK = ("elementwise", "bytes_compulsory")
 _FIGURES = ("bytes_compulsory", "bytes_moved", "operations", "intensity", "bound", "bound_ms", "gflops", "reach")
@@ -115,7 +115,7 @@ def _mode_columns(record: Record | None, environment: Mapping[str, Any]) -> dict
     if record is None or any(key not in record for key in _WORK):
         return columns
     operations, compulsory = operations_of(record), record["bytes_compulsory"]
-    latency = summarise(record["samples_ms"]).median
+    latency = median(record["samples_ms"])
     columns["bytes_compulsory"], columns["bytes_moved"] = compulsory, record.get("bytes_moved")
     columns["operations"] = operations
     columns["gflops"] = operations / latency / 1e6

@@ -6,14 +6,15 @@ import bisect
 import functools
 import json
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from attnbench.records import Record
 from attnbench.report.seeds import add_intervals
-from attnbench.statistics import median, summarise_ratio, summarise_series
+from attnbench.statistics import Summary, median, summarise_all
 
 ROW = ("operator", "implementation", "settings")
 """Fields that tell the rows of one table apart."""
@@ -29,11 +30,26 @@ _MODE_FIGURES = (
 )
 
 
-def cost_row(trials: Sequence[Record]) -> dict[str, Any]:
+Timings = Mapping[int, tuple[Summary, Summary]]
+"""Latency, and its ratio to the control, by `id` of the record."""
+
+
+def timings(records: Iterable[Record]) -> Timings:
+    """Summaries of all records that hold samples; at once, because a hundred thousand one by one take many seconds."""
+    timed = [record for record in records if "samples_ms" in record]
+    samples = [record["samples_ms"] for record in timed]
+    controls = [record["control_samples_ms"] for record in timed]
+    ratios = [list(map(operator.truediv, *pair)) for pair in zip(samples, controls, strict=True)]
+    summaries = zip(summarise_all(samples), summarise_all(ratios), strict=True)
+    return dict(zip(map(id, timed), summaries, strict=True))
+
+
+def cost_row(trials: Sequence[Record], timed: Timings) -> dict[str, Any]:
     """Cost of one operator: what both modes share, then the columns of each mode.
 
     Args:
         trials: at most one record of each mode.
+        timed: summaries of their latencies.
 
     """
     row = _header(trials)
@@ -51,7 +67,7 @@ def cost_row(trials: Sequence[Record]) -> dict[str, Any]:
     row["macs_lower_bound"] = first.get("lower_bound")
     row["uncounted"] = "; ".join(first.get("uncounted", []))
     for mode in MODES:
-        row.update(zip(_columns_of(mode), _mode_columns(modes.get(mode)).values(), strict=True))
+        row.update(zip(_columns_of(mode), _mode_columns(modes.get(mode), timed).values(), strict=True))
     row["saved_mib_training"] = _mib(modes.get("training", {}), "saved_bytes")
     return row
 
@@ -126,25 +142,24 @@ def _header(trials: Sequence[Record]) -> dict[str, Any]:
 
 @functools.cache
 def _columns_of(mode: str) -> list[str]:
-    return [f"{name}_{mode}" for name in _mode_columns(None)]
+    return [f"{name}_{mode}" for name in _mode_columns(None, {})]
 
 
-def _mode_columns(trial: Record | None) -> dict[str, Any]:
+def _mode_columns(trial: Record | None, timed: Timings) -> dict[str, Any]:
     columns: dict[str, Any] = {"status": trial["status"] if trial else "not measured"}
     columns["reason"] = trial.get("reason", "") if trial else ""
     columns |= dict.fromkeys(_MODE_FIGURES)
     if trial is not None and trial["status"] == "ok":
         columns |= _memory_columns(trial)
     if trial is not None and "samples_ms" in trial:
-        samples, control = trial["samples_ms"], trial["control_samples_ms"]
-        latency, ratio = summarise_series(samples), summarise_ratio(samples, control)
+        latency, ratio = timed[id(trial)]
         columns["latency_ms"], columns["latency_low_ms"] = latency.median, latency.low
         columns["latency_high_ms"] = latency.high
         columns["spread"] = latency.iqr / latency.median
         columns["samples"] = latency.count
         columns["calls_per_sample"] = trial["calls_per_sample"]
         columns["images_per_s"] = 1e3 * trial["batch"] / latency.median
-        columns["control_ms"] = median(control)
+        columns["control_ms"] = median(trial["control_samples_ms"])
         columns["ratio"], columns["ratio_low"], columns["ratio_high"] = ratio.median, ratio.low, ratio.high
     columns["notes"] = "; ".join(trial.get("notes", [])) if trial else ""
     columns["identity"] = trial["identity"] if trial else ""
