@@ -18,9 +18,6 @@ CONFIDENCE = 0.95
 SLICES = 12
 """Groups of consecutive samples that an interval is taken from, at most; of twelve it leaves out two at either end."""
 
-_MANY = 16
-"""Series of one length from which an array is quicker than one after the other."""
-
 _STUDENT = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
     *(2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
@@ -116,18 +113,11 @@ def summarise_series(values: Sequence[float]) -> Summary:
         >>> summary.median, summary.low, summary.high
         (1.5, 1.0, 2.0)
     """
-    whole = summarise(values)
-    if len(values) <= SLICES:
-        return whole
-    medians = sorted([median(values[start:end]) for start, end in _slices(len(values))])
-    ranks = interval_ranks(SLICES)
-    assert ranks is not None
-    low, high = medians[ranks[0] - 1], medians[ranks[1] - 1]
-    return Summary(whole.median, min(low, whole.median), max(high, whole.median), whole.iqr, whole.count)
+    return summarise_all([values])[0]
 
 
 def summarise_all(series: Sequence[Sequence[float]]) -> list[Summary]:
-    """`summarise_series` of each, to the bit; where many are equally long, in a fraction of the time.
+    """`summarise_series` of each; many of one length take a fraction of the time that they take one after the other.
 
     Example:
         >>> [summary.median for summary in summarise_all([[1.0] * 12 + [2.0] * 12, [3.0]])]
@@ -138,17 +128,14 @@ def summarise_all(series: Sequence[Sequence[float]]) -> list[Summary]:
         by_length.setdefault(len(values), []).append(place)
     found: dict[int, Summary] = {}
     for count, places in by_length.items():
-        if count <= SLICES or len(places) < _MANY:
-            found |= {place: summarise_series(series[place]) for place in places}
-        else:
-            found |= zip(
-                places, _summarise_equal(np.array([series[place] for place in places], dtype=float).T), strict=True
-            )
+        alike = [series[place] for place in places]
+        found |= zip(places, map(summarise, alike) if count <= SLICES else _summarise_equal(alike), strict=True)
     return [found[place] for place in range(len(series))]
 
 
-def _summarise_equal(columns: Array) -> list[Summary]:
-    """`summarise_series` of each column of more than `SLICES` values."""
+def _summarise_equal(series: Sequence[Sequence[float]]) -> list[Summary]:
+    """Summary of each of several series of one length, more than `SLICES` values."""
+    columns = np.array(series, dtype=float).T
     ordered = np.sort(columns, axis=0)
     whole, iqr = _middle(ordered), _quantile(ordered, 0.75) - _quantile(ordered, 0.25)
     medians = np.sort([_middle(np.sort(columns[start:end], axis=0)) for start, end in _slices(len(columns))], axis=0)

@@ -22,7 +22,7 @@ PLACES = ((40, 100, 100), (120, 200, 300), (200, 220, 60), (300, 150, 200))
 NETWORK = Network(dropout=0.0)
 RECIPE = Recipe(iterations=100, batch_size=4, flip=False, learning_rate=0.01, weight_decay=0.0, class_balance="enet")
 
-USUAL = ("conv3x3", "ema", "hamburger", "squeeze_excitation")
+USUAL = ("conv3x3", "criss_cross", "disentangled_non_local", "ema", "hamburger", "non_local", "squeeze_excitation")
 """What every run of the suite trains; the rest is left to the full one."""
 
 pytestmark = pytest.mark.skipif(not (ROOT / "camvid").is_dir(), reason=f"no CamVid in {ROOT} (ATTNBENCH_DATA)")

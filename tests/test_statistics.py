@@ -1,8 +1,10 @@
 """Medians, order-statistic intervals and paired ratios, against exact binomial sums."""
 
 import dataclasses
+import itertools
 import math
 import random
+import statistics
 
 import numpy as np
 import pytest
@@ -92,8 +94,17 @@ def test_what_cannot_be_summarised():
         summarise_ratio([1.0, 2.0], [1.0])
 
 
-def test_all_at_once_are_summarised_as_one_by_one_to_the_bit():
+def test_all_at_once_are_what_the_slices_of_each_say():
     draw = random.Random(0)
     series = [[draw.lognormvariate(0, 0.1) for _ in range(count)] for count in [1, 5, 12, 13, 20, 31, 48] * 20]
-    assert summarise_all(series) == [summarise_series(values) for values in series]
+    for values, found in zip(series, summarise_all(series), strict=True):
+        assert found == summarise_series(values)
+        if len(values) <= 12:
+            assert found == summarise(values)
+            continue
+        edges = [len(values) * index // 12 for index in range(13)]
+        third, *_, tenth = sorted(statistics.median(values[a:b]) for a, b in itertools.pairwise(edges))[2:10]
+        middle = statistics.median(values)
+        assert (found.median, found.iqr) == pytest.approx((middle, summarise(values).iqr), rel=1e-12)
+        assert (found.low, found.high) == pytest.approx((min(third, middle), max(tenth, middle)), rel=1e-12)
     assert summarise_all([]) == []

@@ -11,8 +11,10 @@ from attnbench.cli.reading_options import add_reading, asked_reading
 from attnbench.config import Inference
 
 TRAINING = ("dataset", "data_root", "image_size", "backbone", "backbone_weights", "freeze_backbone")
+"""Names of the options of training, as `argparse` knows them."""
+
 SCORING = ("whole", "slide", "stride", "scales", "flip", "boundary")
-"""Names of the options, as `argparse` knows them."""
+"""Names of the options of scoring, as `argparse` knows them."""
 
 
 def add_training(group: argparse._ArgumentGroup) -> None:

@@ -107,11 +107,7 @@ def trade_off(frame: Frame) -> Plot | str:
         left.set_xlabel(f"Forward latency / latency of {CONTROL}")
         right.set_xlabel("Peak memory, forward (MiB)")
         left.set_ylabel("mIoU (%)")
-        handles = [
-            Line2D([], [], linestyle="", marker=marker, color=colour(kind), markersize=6, label=name)
-            for kind, (name, _, marker) in KINDS.items()
-            if kind in set(rows["kind"])
-        ]
+        handles = kind_handles(set(rows["kind"]), 6)
         if (rows["implementation"] != "reference").any():
             hollow = Line2D([], [], linestyle="", marker="o", color="0.3", markerfacecolor="white", markersize=6)
             hollow.set_label("Fused implementation")
@@ -143,6 +139,15 @@ def trade_off(frame: Frame) -> Plot | str:
     size = f"{setting['height']}x{setting['width']}"
     name = slug("trade-off", setting["level"], size, setting["channels"], setting["device"], frame.accuracy["dataset"])
     return Plot(name, caption, figure)
+
+
+def kind_handles(kinds: set[str], size: float) -> list[Line2D]:
+    """Entries of a legend for the kinds of operators."""
+    return [
+        Line2D([], [], linestyle="", marker=marker, color=colour(kind), markersize=size, label=name)
+        for kind, (name, _, marker) in KINDS.items()
+        if kind in kinds
+    ]
 
 
 def number_key(figure: Figure, names: Sequence[str]) -> None:

@@ -7,16 +7,16 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from attnbench.report.frames import Frame
-from attnbench.report.plots import KINDS, Plot, colour, style
+from attnbench.report.plots import KINDS, Plot, colour, kind_handles, style
 from attnbench.report.rows import CONTROL
 from attnbench.report.wording import accuracy_title, label, present, slug
 
 Row = dict[str, Any]
 
 _ROW_INCHES = 0.155
+_MARKER = 4.5
 _BELOW = 0.27
 """How far below mean and interval the seeds stand, in rows, so that neither covers the other."""
 
@@ -28,7 +28,7 @@ def seeds(frame: Frame) -> Plot | str:
     if len(rows) < 2 or max(len(row["seed_miou"]) for row in rows) < 2:
         return f"mIoU by seed ({title}): it takes two operators, and two seeds of one of them."
     reference: dict[int, float] = next((row["seed_miou"] for row in rows if row["operator"] == CONTROL), {})
-    paired = bool(reference) and any(set(row["seed_miou"]) & set(reference) for row in rows if _gains(row))
+    paired = any(present(row["gain"]) for row in rows)
     with style():
         figure = Figure(figsize=(7.2, 1.1 + _ROW_INCHES * len(rows)), layout="constrained")
         columns = figure.subplots(1, 1 + paired, sharey=True, squeeze=False)[0]
@@ -39,15 +39,10 @@ def seeds(frame: Frame) -> Plot | str:
         if ceilings:
             columns[0].axvline(100 * max(ceilings), color="0.4", linewidth=0.9, linestyle="--", zorder=1)
         if paired:
-            gaining = [row if _gains(row) else {**row, "gain": None} for row in rows]
-            _panel(columns[1], gaining, "gain", lambda row: _differences(row, reference), lambda row: row["gain_real"])
+            _panel(columns[1], rows, "gain", lambda row: _differences(row, reference), lambda row: row["gain_real"])
             columns[1].axvline(0, color="0.4", linewidth=0.9, zorder=1)
             columns[1].set_xlabel(f"Gain over {CONTROL} (points)")
-        handles = [
-            Line2D([], [], linestyle="", marker=marker, color=colour(kind), markersize=4.5, label=name)
-            for kind, (name, _, marker) in KINDS.items()
-            if kind in {row["kind"] for row in rows}
-        ]
+        handles = kind_handles({row["kind"] for row in rows}, _MARKER)
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
@@ -63,10 +58,6 @@ def seeds(frame: Frame) -> Plot | str:
         )
     state = ("frozen",) if frame.accuracy.get("freeze_backbone") else ()
     return Plot(slug("seeds", frame.accuracy["dataset"], *state, frame.accuracy["device"]), caption, figure)
-
-
-def _gains(row: Row) -> bool:
-    return row["operator"] != CONTROL and present(row.get("gain"))
 
 
 def _differences(row: Row, reference: dict[int, float]) -> list[float]:
@@ -94,7 +85,7 @@ def _panel(
             mean,
             place,
             marker=KINDS[row["kind"]][2],
-            markersize=4.5,
+            markersize=_MARKER,
             color=shade,
             markerfacecolor=shade if filled(row) else "white",
             zorder=4,
