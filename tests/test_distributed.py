@@ -86,6 +86,16 @@ def test_processes_draw_dropout_of_their_own_and_the_first_as_one_alone(both):
     assert both[1]["drawn"][0] == 3 != both[1]["drawn"][1]
 
 
+def test_a_run_of_several_processes_resumes_bit_for_bit(both):
+    for found in both:
+        whole, resumed = found["sittings"]
+        assert (whole["stopped"], resumed["stopped"]) == ([], [["00000002"]])
+        assert resumed["losses"] == whole["losses"]
+        assert all(torch.equal(resumed["weights"][key], value) for key, value in whole["weights"].items())
+    # dropout of the second process's own: a state of the first one's would be seen above
+    assert both[0]["sittings"][0]["losses"][1:] != pytest.approx(both[1]["sittings"][0]["losses"][1:], rel=1e-5)
+
+
 def test_what_does_not_fit_several_processes_is_named(both):
     norms, batch, accumulate, part = both[1]["refused"]
     assert norms.startswith("batch_norm: expected 'frozen' or 'process' for 2 processes on device 'cpu'")

@@ -14,6 +14,7 @@ import torch
 from attnbench import planning, records
 from attnbench.accuracy import train_and_score
 from attnbench.cli import train
+from attnbench.cli.arguments import run_command
 from attnbench.config import load_preset, updated
 from attnbench.data import build_dataset
 from attnbench.errors import UsageError
@@ -157,6 +158,17 @@ def test_what_does_not_fit_is_named(tmp_path, arguments, message):
     with pytest.raises(UsageError, match=message):
         run(tmp_path, *arguments)
     assert not (tmp_path / "records").exists()
+
+
+def test_a_loss_that_is_not_finite_is_one_line(tmp_path, capsys):
+    preset = tmp_path / "wild.toml"
+    preset.write_text('operators = ["ema"]\ncost = false\n[accuracy.recipe]\noptimizer = "sgd"\nlearning_rate = 1e12\n')
+    with pytest.raises(SystemExit) as caught:
+        run_command(train.PROG, lambda: run(tmp_path / "out", "--preset", str(preset)))
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "expected a finite loss, got " in line and "a lower learning_rate" in line
+    assert not (tmp_path / "out" / "records").exists()
 
 
 def test_an_operator_is_asked_for(capsys):

@@ -95,6 +95,8 @@ def train_in_this_process(name, folder):
         found["norms_state"] = norms.state_dict()
         found["counted"] = len(Part(Stripes(), processes))
         found["drawn"] = processes.gathered(processes.seed(3))
+        places = (Path(folder) / f"{processes.count}-{stops}" for stops in (0, 1))
+        found["sittings"] = [_sittings(processes, place, stops) for stops, place in enumerate(places)]
         found["refused"] = _refused(processes)
     if processes.rank == 0:
         torch.save(found, Path(folder) / name)
@@ -107,6 +109,29 @@ def _trained(processes: Processes, operator: str, recipe: Recipe):
         model, Stripes(), recipe, seed=3, device="cpu", processes=processes, progress=lambda step: told.append(step)
     )
     return {"losses": losses, "weights": model.state_dict(), "images": {step.images for step in told}}
+
+
+def _sittings(processes: Processes, folder: Path, stops: int):
+    """A run with dropout that the last process alone is asked to stop behind its second iteration, and that goes on."""
+    recipe = replace(RECIPE, iterations=5, optimizer="adamw", learning_rate=0.01)
+    stopped = []
+    for sitting in range(stops + 1):
+        model = segmentor("ema", LONG_NETWORK)
+        asked = iter([False, processes.rank == processes.count - 1 and sitting < stops, False, False, False])
+        try:
+            losses = fit(
+                model,
+                Stripes(),
+                recipe,
+                seed=3,
+                device="cpu",
+                processes=processes,
+                checkpoints=Checkpoints(folder, {"recipe": "sittings"}, every=100),
+                stop=lambda asked=asked: next(asked),
+            )
+        except KeyboardInterrupt:
+            stopped.append(sorted(path.name[:8] for path in folder.iterdir()) if processes.rank == 0 else [])
+    return {"losses": losses, "weights": model.state_dict(), "stopped": stopped}
 
 
 def _counts(model, processes: Processes) -> Tensor:

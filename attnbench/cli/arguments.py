@@ -56,7 +56,8 @@ def run_command(prog: str, command: Callable[[], int]) -> NoReturn:
     try:
         code = command()
         sys.stdout.flush()
-    except UsageError as error:
+    except (UsageError, FloatingPointError) as error:
+        # a training that diverges is its recipe's affair; in a comparison it is a row
         code = complain(prog, str(error))
     except KeyboardInterrupt:
         print(

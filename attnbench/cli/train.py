@@ -31,8 +31,9 @@ examples:
 
 Leaves in the output folder: records/ (read by compare.py, report.py), and in runs/OPERATOR-DATASET-seedN/ the file
 model.safetensors (read by evaluate.py, predict.py) and the last two checkpoints. A batch is that of all processes.
-exit codes: 0 done, 2 something to mend (arguments, data, a checkpoint of another run), 130 interrupted (Ctrl-C,
-SIGTERM) behind a checkpoint; torchrun itself ends with 1 whenever a process of its does not end with 0.
+exit codes: 0 done, 2 something to mend (arguments, data, a checkpoint of another run, a loss not finite), 130
+interrupted (Ctrl-C, SIGTERM) behind a checkpoint; torchrun itself ends with 1 whenever a process of its does not
+end with 0.
 """
 
 

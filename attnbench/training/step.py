@@ -83,7 +83,10 @@ class Trainer:
         target = target.to(self.device, non_blocking=True)
         value = float(self.processes.total(self._backward(images, target)))
         if not math.isfinite(value):
-            raise FloatingPointError(f"fit: expected a finite loss, got {value} in iteration {iteration}")
+            raise FloatingPointError(
+                f"fit: expected a finite loss, got {value} in iteration {iteration}; a lower learning_rate, "
+                "warmup_iterations or clip_gradient_norm may keep it finite"
+            )
         optimizer_step(self.model, self.optimizer, self.scaler, self.recipe.clip_gradient_norm)
         return value
 
