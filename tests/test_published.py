@@ -208,7 +208,7 @@ def test_report(tmp_path, outcomes, entries):
     for figure in FIGURES.values():
         assert figure.method.replace("_", "\\_") in page
         assert figure.source in page
-    assert "| EMANet (512) |     reproduced |                    10.0 |      9.997 |      -0.0 % |" in page
+    assert "| EMANet (512) |     reproduced |                    10.0 |      9.997 |      +0.0 % |" in page
     assert page.count("Published elsewhere: mIoU") == 1 + 2 * 3
     assert "80.09 (batch 8); 80.30 (batch 16)" in page and "77.76 |           +5.51" in page
     assert "nan" not in page.lower().split()

@@ -88,6 +88,6 @@ def _deviation(mode: str) -> Callable[[Row], Cell]:
         value = row.get(f"peak_deviation_{mode}")
         if value is None or not present(value):
             return absent(row, f"peak_deviation_{mode}")
-        return Cell(f"{100 * value:+.1f}", 100 * value)
+        return Cell(f"{100 * value:+z.1f}", 100 * value)
 
     return cell

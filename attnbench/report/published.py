@@ -193,7 +193,7 @@ def _number(value: float | None) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return NONE if share is None else f"{100 * share:+.1f} %"
+    return NONE if share is None else f"{100 * share:+z.1f} %"
 
 
 def _sheet(rows: Iterable[dict[str, Any]]) -> str:

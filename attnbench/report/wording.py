@@ -51,11 +51,11 @@ def mean_std(mean: float, std: float | None, *, scale: float = 100.0, signed: bo
     """`mean ± std` in percent; without `± std` where there is one value.
 
     Example:
-        >>> mean_std(0.71234, 0.0041), mean_std(0.012, None, signed=True)
-        ('71.2 ± 0.4', '+1.2')
+        >>> mean_std(0.71234, 0.0041), mean_std(-0.0001, None, signed=True)
+        ('71.2 ± 0.4', '+0.0')
 
     """
-    text = f"{mean * scale:{'+' if signed else ''}.1f}"
+    text = f"{mean * scale:{'+' if signed else ''}z.1f}"
     return f"{text} ± {std * scale:.1f}" if std is not None else text
 
 
