@@ -127,6 +127,8 @@ class Network:
         multi_grid: dilation multipliers of the last stage's blocks.
         dilate_both: whether both convolutions of a basic block are dilated, so that ResNet-18 and -34 compute what
             they were pretrained to; mmsegmentation dilates the first alone.
+        feature_stages: stages of a ResNet whose outputs, concatenated at the last one's size, are the head's features;
+            they rise and end with 4 (mmsegmentation's `in_index` and `resize_concat`).
         backbone_weights: file with ImageNet weights under torchvision's names; none for random initialisation.
         head: `"slot"` for the decode head with the operator's slot, `"linear"` for a 1x1 classifier on the backbone
             alone.
@@ -142,6 +144,7 @@ class Network:
     stem: Stem = "7x7"
     multi_grid: tuple[int, ...] = (1, 1, 1)
     dilate_both: bool = False
+    feature_stages: tuple[int, ...] = field(default=(4,), metadata=LATER)
     backbone_weights: str | None = None
     head: Head = "slot"
     slot_channels: int = 64

@@ -17,7 +17,7 @@ _FROM_ZERO = (0.0, 1e12)
 _POSITIVE = (1e-12, 1e12)
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("sizes", "channels", "batches", "num_classes", "in_channels", "image_size", "crop_size"), _COUNT),
-    **dict.fromkeys(("output_stride", "multi_grid", "slot_channels", "head_channels"), _COUNT),
+    **dict.fromkeys(("output_stride", "multi_grid", "feature_stages", "slot_channels", "head_channels"), _COUNT),
     **dict.fromkeys(("iterations", "batch_size", "accumulate", "base_scale"), _COUNT),
     **dict.fromkeys(("ohem_min_kept", "warmup_iterations"), (0, _LARGEST)),
     **dict.fromkeys(("timeout", "target_width", "scale_range"), _POSITIVE),

@@ -135,6 +135,22 @@ def test_mmsegmentations_basic_block_dilates_the_first_convolution_alone():
     assert [block.conv2.dilation for block in both.layer2] == [(1, 1), (1, 1)]
 
 
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_features_of_several_stages_are_their_outputs_at_the_size_of_the_last(output_stride):
+    backbone = ResNet(18, output_stride=output_stride, base_channels=2, feature_stages=(1, 2, 3, 4)).eval()
+    images = torch.randn(2, 3, 73, 90)
+    outputs = backbone.stages(images)
+    auxiliary, features = backbone(images)
+    assert torch.equal(auxiliary, outputs[2])
+    assert features.shape[1] == backbone.channels == 2 + 4 + 8 + 16
+    for output, part in zip(outputs, features.split([2, 4, 8, 16], dim=1), strict=True):
+        expected = nn.functional.interpolate(output, features.shape[2:], mode="bilinear", align_corners=False)
+        torch.testing.assert_close(part, expected, rtol=0, atol=1e-6)
+    alone = ResNet(18, output_stride=output_stride, base_channels=2).eval()
+    alone.load_state_dict(backbone.state_dict())
+    assert torch.equal(alone(images)[1], features[:, -16:])
+
+
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
 def test_block_adds_its_input_before_the_last_relu(block):
     layer = block(8 * block.expansion, 8).eval()
@@ -172,6 +188,10 @@ def test_convolutions_are_drawn_from_kaimings_distribution():
         ({"multi_grid": (0, 2)}, r"ResNet: expected multi_grid with 2 positive .* got \(0, 2\)"),
         ({"base_channels": 0}, "ResNet: expected base_channels >= 1, got 0"),
         ({"depth": 50, "dilate_both": True}, "ResNet: expected dilate_both with depth 18 or 34"),
+        ({"feature_stages": (2, 3)}, r"ResNet: expected feature_stages of 1 to 4 that rise to 4, got \(2, 3\)"),
+        ({"feature_stages": (3, 2, 4)}, r"expected feature_stages of 1 to 4 that rise to 4, got \(3, 2, 4\)"),
+        ({"feature_stages": (0, 4)}, r"expected feature_stages of 1 to 4 that rise to 4, got \(0, 4\)"),
+        ({"feature_stages": ()}, r"expected feature_stages of 1 to 4 that rise to 4, got \(\)"),
     ],
 )
 def test_resnet_refuses_what_does_not_exist(settings, message):
@@ -208,12 +228,13 @@ def test_small_backbone_answers_to_the_interface():
 
 
 def test_build_backbone_follows_the_network():
-    network = Network(backbone="resnet18", output_stride=16, stem="32-32-64", multi_grid=(1, 2))
+    network = Network(backbone="resnet18", output_stride=16, stem="32-32-64", multi_grid=(1, 2), feature_stages=(3, 4))
     backbone = build_backbone(network)
     assert isinstance(backbone, ResNet)
     assert backbone.output_stride == 16
     assert backbone.conv1[6].weight.shape == (64, 32, 3, 3)
     assert dilations(backbone, 4) == [1, 4]
+    assert backbone.channels == 256 + 512
     assert isinstance(build_backbone(Network()), SmallBackbone)
 
 
@@ -223,6 +244,7 @@ def test_build_backbone_follows_the_network():
         ({"backbone": "resnet5"}, "unknown backbone 'resnet5'; did you mean 'resnet50'"),
         ({"output_stride": 16}, "backbone 'small': expected output_stride 4, got 16"),
         ({"stem": "64-64-128"}, "backbone 'small': expected stem '7x7', got '64-64-128'"),
+        ({"feature_stages": (3, 4)}, r"backbone 'small': expected feature_stages \(4,\), got \(3, 4\)"),
         ({"multi_grid": (1, 2, 4)}, r"backbone 'small': expected multi_grid of ones, got \(1, 2, 4\)"),
         ({"backbone_weights": "absent.pth"}, "backbone weights: expected an existing file, got 'absent.pth'"),
     ],

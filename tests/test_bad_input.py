@@ -73,7 +73,7 @@ keys = {
     "cost": ["sizes", "channels", "batches", "dtypes", "modes", "levels", "num_classes", "in_channels", "timeout"],
     "accuracy": ["dataset", "seeds", "jobs", "image_size", "train_split", "timeout", "recipe"],
     "accuracy.recipe": ["optimizer", "iterations", "crop_size", "scale_range", "learning_rate", "amp"],
-    "cost.network": ["backbone", "multi_grid", "output_stride", "slot_channels", "stem"],
+    "cost.network": ["backbone", "feature_stages", "multi_grid", "output_stride", "slot_channels", "stem"],
 }
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+import torch
 from torch import Tensor, nn
 
 from attnbench.config import Network, Stem, near
 from attnbench.errors import UsageError
 from attnbench.models.blocks import BasicBlock, Bottleneck, conv3x3
-from attnbench.models.layers import init_convolutions
+from attnbench.models.layers import init_convolutions, resize
 from attnbench.models.small import Backbone, SmallBackbone
 from attnbench.models.weights import load_weights
 
@@ -50,10 +51,12 @@ class ResNet(Backbone):
         dilate_both: whether both convolutions of a BasicBlock are dilated, depths 18 and 34 alone.
         pooled_shortcut: whether the shortcuts that downsample average in front of their convolution instead
             of striding (ResNet-D).
+        feature_stages: stages whose outputs, concatenated, are the features: rising, the last is 4. A stage of
+            another size is resized to that of the last.
 
     Shape:
-        `(B, 3, H, W) -> (B, C3, h, w), (B, C4, h, w)`: outputs of the last two stages, `h = ceil(H /
-        output_stride)`, `w = ceil(W / output_stride)`.
+        `(B, 3, H, W) -> (B, C3, h, w), (B, C, h, w)`: output of the third stage, and the features, of the fourth
+        by default; `h = ceil(H / output_stride)`, `w = ceil(W / output_stride)`.
 
     Raises:
         UsageError: if an argument is outside its vocabulary, or `multi_grid` does not fit the last stage.
@@ -90,6 +93,7 @@ class ResNet(Backbone):
         contract_dilation: bool = True,
         dilate_both: bool = False,
         pooled_shortcut: bool = False,
+        feature_stages: tuple[int, ...] = (4,),
     ) -> None:
         if depth not in _DEPTHS:
             raise UsageError(f"ResNet: expected depth in {tuple(_DEPTHS)}, got {depth!r}")
@@ -97,13 +101,17 @@ class ResNet(Backbone):
             raise UsageError(f"ResNet: expected output_stride in {tuple(_STRIDES)}, got {output_stride!r}")
         if base_channels < 1:
             raise UsageError(f"ResNet: expected base_channels >= 1, got {base_channels!r}")
+        if sorted(set(feature_stages) & {1, 2, 3, 4}) != list(feature_stages) or feature_stages[-1:] != (4,):
+            raise UsageError(f"ResNet: expected feature_stages of 1 to 4 that rise to 4, got {feature_stages!r}")
         block, counts = _DEPTHS[depth]
         if dilate_both and block is Bottleneck:
             raise UsageError(f"ResNet: expected dilate_both with depth 18 or 34 alone, got depth {depth}")
         grid = _fitted_grid(multi_grid, counts[-1], depth)
         widths = [base_channels * 2**stage for stage in range(4)]
         outputs = [width * block.expansion for width in widths]
-        super().__init__(channels=outputs[3], auxiliary_channels=outputs[2], output_stride=output_stride)
+        channels = sum(outputs[stage - 1] for stage in feature_stages)
+        super().__init__(channels=channels, auxiliary_channels=outputs[2], output_stride=output_stride)
+        self.feature_stages = feature_stages
 
         self.conv1, stem_channels = _stem(stem)
         self.bn1 = nn.BatchNorm2d(stem_channels)
@@ -126,12 +134,17 @@ class ResNet(Backbone):
         init_convolutions(self)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of the third and of the fourth stage."""
-        _, _, auxiliary, features = self.stages(images)
-        return auxiliary, features
+        """Output of the third stage, and the features."""
+        outputs = self.stages(images)
+        if len(self.feature_stages) == 1:
+            return outputs[2], outputs[3]
+        last = outputs[3]
+        size = (last.shape[2], last.shape[3])
+        chosen = (outputs[stage - 1] for stage in self.feature_stages)
+        return outputs[2], torch.cat([x if x.shape[2:] == size else resize(x, size) for x in chosen], dim=1)
 
     def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Features of all four stages."""
+        """Outputs of all four stages."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         first: Tensor = self.layer1(x)
         second: Tensor = self.layer2(first)
@@ -193,7 +206,7 @@ def build_backbone(network: Network) -> Backbone:
 
     Args:
         network: the network; `backbone`, `output_stride`, `stem`, `multi_grid`,
-            `dilate_both` and `backbone_weights` count.
+            `dilate_both`, `feature_stages` and `backbone_weights` count.
 
     Raises:
         UsageError: if the name is unknown, a field does not fit the backbone, or the weights do not.
@@ -211,6 +224,7 @@ def build_backbone(network: Network) -> Backbone:
             stem=network.stem,
             multi_grid=network.multi_grid,
             dilate_both=network.dilate_both,
+            feature_stages=network.feature_stages,
         )
     else:
         raise UsageError(f"unknown backbone {network.backbone!r}{near(network.backbone, ('small', *_NAMES))}")
@@ -224,7 +238,7 @@ _NAMES: dict[Any, int] = {f"resnet{depth}": depth for depth in _DEPTHS}
 
 def _build_small(network: Network) -> Backbone:
     default = Network()
-    for name in ("output_stride", "stem"):
+    for name in ("output_stride", "stem", "feature_stages"):
         expected, got = getattr(default, name), getattr(network, name)
         if got != expected:
             raise UsageError(f"backbone 'small': expected {name} {expected!r}, got {got!r}")

@@ -29,6 +29,7 @@ from attnbench.training.context import autocast
 from operators.interface import Auxiliary
 
 _FORMAT = 1
+_OF_BACKBONE = ("backbone", "output_stride", "stem", "multi_grid", "dilate_both", "feature_stages")
 _BATCH = 4
 _PATIENCE_S = 2.0
 
@@ -138,7 +139,7 @@ def cached_features(
         "palette": dataset.palette,
         "normalised": (dataset.mean, dataset.std),
         "output_stride": segmentor.backbone.output_stride,
-        "backbone": [network.backbone, network.output_stride, network.stem, network.multi_grid, network.dilate_both],
+        "backbone": {name: getattr(network, name) for name in _OF_BACKBONE},
         "weights": _state_hash(segmentor.backbone),
         "mirrored": mirrored,
         "amp": amp,
