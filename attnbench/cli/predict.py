@@ -212,6 +212,7 @@ def predict(
     from attnbench.data.photos import fitted
     from attnbench.data.transforms import normalise
     from attnbench.evaluation import segment
+    from attnbench.metrics import classes_of
 
     read = photo if wanted is None else fitted(photo, wanted)
     image = normalise(image_tensor(read), saved.mean or IMAGENET_MEAN, saved.std or IMAGENET_STD)
@@ -219,7 +220,7 @@ def predict(
         scores = segment(saved.model, image[None].to(device), inference)
         if read.size != photo.size:
             scores = F.interpolate(scores.float(), photo.size[::-1], mode="bilinear", align_corners=False)
-        return scores.argmax(1)[0].cpu().numpy().astype(np.uint8)
+        return classes_of(scores)[0].cpu().numpy().astype(np.uint8)
 
 
 def shares(labels: NDArray[np.uint8], classes: Sequence[str]) -> list[tuple[str, float]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from attnbench.config import Recipe
-from attnbench.data.loading import Place
+from attnbench.data.loading import Batch, Place
 from attnbench.errors import UsageError
 
 FEATURES, TARGETS, ABOUT = "features.npy", "targets.npy", "about.json"
@@ -51,14 +51,14 @@ class FeatureSet:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Features float32 `(C, h, w)` and target uint8 `(H, W)`."""
-        return _map(self._features[index, 0]), self.target(index)
+        return _maps(np.array(self._features[index, 0])).contiguous(), self.target(index)
 
     def target(self, index: int) -> Tensor:
         """Target uint8 `(H, W)`."""
         return torch.from_numpy(np.array(self._targets[index]))
 
-    def crops(self, recipe: Recipe, seed: int) -> Dataset[tuple[Tensor, Tensor]]:
-        """Random crops, half of them mirrored where the recipe says so; the seed alone decides which.
+    def crops(self, recipe: Recipe, seed: int) -> Dataset[Batch]:
+        """Batches of random crops, half of them mirrored where the recipe says so; the seed alone decides which.
 
         Raises:
             UsageError: if the crop is no multiple of the output stride, or larger than the images.
@@ -93,20 +93,23 @@ def expect_fitting(recipe: Recipe, output_stride: int) -> None:
         raise UsageError(f"crop_size: expected multiples of the output stride {output_stride}, got {recipe.crop_size}")
 
 
-class _Crops(Dataset[tuple[Tensor, Tensor]]):
+class _Crops(Dataset[Batch]):
     def __init__(self, source: FeatureSet, crop_size: tuple[int, int] | None, flip: bool, seed: int) -> None:
         self.source, self.crop_size, self.flip, self.seed = source, crop_size, flip, seed
 
-    def __getitem__(self, place: Place) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, places: list[Place]) -> Batch:
+        features, targets = zip(*map(self._crop, places), strict=True)
+        # stacked with channels innermost, as they lie in the file: whoever wants that order need not copy them again
+        return _maps(np.stack(features)), torch.from_numpy(np.stack(targets)).long()
+
+    def _crop(self, place: Place) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
         iteration, slot, index = place
         draw = np.random.default_rng((self.seed, iteration, slot))
         mirror, fractions = self.flip and draw.random() < 0.5, (draw.random(), draw.random())
         features, target = self.source._features[index, int(mirror)], self.source._targets[index]
         if mirror:
             target = target[:, ::-1]
-        if self.crop_size is not None:
-            features, target = self._cut(features, target, fractions)
-        return _map(features), torch.from_numpy(np.array(target)).long()
+        return (features, target) if self.crop_size is None else self._cut(features, target, fractions)
 
     def _cut(
         self, features: NDArray[np.float16], target: NDArray[np.uint8], fractions: tuple[float, float]
@@ -122,6 +125,7 @@ class _Crops(Dataset[tuple[Tensor, Tensor]]):
         return features[tuple(inner)], target[tuple(outer)]
 
 
-def _map(features: NDArray[np.float16]) -> Tensor:
+def _maps(features: NDArray[np.float16]) -> Tensor:
+    """`(..., h, w, C)` to float32 `(..., C, h, w)`."""
     # torch widens float16 several times as fast as numpy
-    return torch.from_numpy(np.array(features)).float().permute(2, 0, 1)  # (C, h, w)
+    return torch.from_numpy(features).float().movedim(-1, -3)

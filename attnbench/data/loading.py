@@ -80,32 +80,27 @@ class _Fault:
 
 @runtime_checkable
 class Cropping(Protocol):
-    """A dataset that makes its own samples to train on, from places."""
+    """A dataset that makes its own batches to train on, from places."""
 
-    def crops(self, recipe: Recipe, seed: int) -> Dataset[tuple[Tensor, Tensor]]:
-        """What the recipe makes of the places that it is asked for."""
+    def crops(self, recipe: Recipe, seed: int) -> Dataset[Batch]:
+        """What the recipe makes of the lists of places that it is asked for."""
         ...
 
 
-class _Augmented(Dataset[tuple[Tensor, Tensor]]):
+class _Augmented(Dataset[Batch]):
+    """Whole batches: what a `DataLoader` without batching of its own is given."""
+
     def __init__(self, dataset: SegmentationDataset, augmentation: Augmentation) -> None:
         self.dataset = dataset
         self.augmentation = augmentation
 
-    def __getitem__(self, place: Place) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, places: list[Place]) -> Batch:
+        return collate([self._sample(place) for place in places])
+
+    def _sample(self, place: Place) -> tuple[Tensor, Tensor]:
         iteration, slot, index = place
         image, target = self.dataset[index]
         return self.augmentation(image, target, iteration=iteration, slot=slot)
-
-
-class _Collated(Dataset[Batch]):
-    """Whole batches: what a `DataLoader` without batching of its own is given."""
-
-    def __init__(self, samples: Dataset[tuple[Tensor, Tensor]]) -> None:
-        self.samples = samples
-
-    def __getitem__(self, places: list[Place]) -> Batch:
-        return collate([self.samples[place] for place in places])
 
 
 class _Guarded(Dataset[Batch | _Fault]):
@@ -192,8 +187,8 @@ def training_batches(
     )
     if num_workers and isinstance(dataset, FileDataset):
         dataset.keep()
-    samples = dataset.crops(recipe, seed) if isinstance(dataset, Cropping) else _augmented(dataset, recipe, seed)
-    return _loaded(_Collated(samples), order, num_workers, pin_memory=pin_memory, seed=seed)
+    source = dataset.crops(recipe, seed) if isinstance(dataset, Cropping) else _augmented(dataset, recipe, seed)
+    return _loaded(source, order, num_workers, pin_memory=pin_memory, seed=seed)
 
 
 def samples_in_order(dataset: SegmentationDataset, *, num_workers: int = 0) -> Batches:

@@ -32,7 +32,7 @@ def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     """
     offset = torch.tensor([255.0 * value for value in mean]).view(-1, 1, 1)
     scale = torch.tensor([255.0 * value for value in std]).view(-1, 1, 1)
-    return (image.float() - offset) / scale
+    return (image.float() - offset).div_(scale)
 
 
 class Augmentation:

@@ -15,7 +15,7 @@ from attnbench.data.transforms import collate, normalise
 from attnbench.errors import UsageError
 from attnbench.evaluation.boundary import BoundaryScore
 from attnbench.evaluation.inference import evaluating, segment
-from attnbench.metrics import IGNORE_INDEX, ConfusionMatrix, Scores, scores_of
+from attnbench.metrics import IGNORE_INDEX, ConfusionMatrix, Scores, classes_of, scores_of
 from attnbench.training import autocast
 
 
@@ -67,7 +67,7 @@ def evaluate(
                 logits = segment(model, inputs, inference)
             matrix.update(logits, targets.to(device))
             if outlines is not None:
-                outlines.update(logits.argmax(1), targets)
+                outlines.update(classes_of(logits), targets)
             done += len(images)
             if progress is not None:
                 progress(done, len(dataset))

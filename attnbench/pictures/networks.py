@@ -14,7 +14,7 @@ from attnbench.data.base import SegmentationDataset
 from attnbench.data.transforms import normalise
 from attnbench.errors import UsageError
 from attnbench.evaluation import evaluate
-from attnbench.metrics import ConfusionMatrix
+from attnbench.metrics import ConfusionMatrix, classes_of
 from attnbench.models.saved import load_any
 from attnbench.pictures.scenes import Scene
 from attnbench.records import Trial
@@ -128,7 +128,7 @@ def look(network: Trained, dataset: SegmentationDataset, scene: Scene) -> Answer
     finally:
         for hook in hooks:
             hook.remove()
-    labels = logits.argmax(1)[0].cpu()  # (H, W)
+    labels = classes_of(logits)[0].cpu()  # (H, W)
     matrix = ConfusionMatrix(len(dataset.classes))
     matrix.update(labels, scene.target)
     miou = matrix.scores().miou if bool(matrix.counts.any()) else None
