@@ -73,6 +73,24 @@ def test_accuracy_is_mean_and_sample_deviation_over_seeds() -> None:
     assert cell(table, "EMA", "miou").text == "70.0 ± 10.0 (3)"
 
 
+def test_settings_of_one_title_are_told_apart_by_what_differs():
+    records = [
+        accuracy_record("ema"),
+        accuracy_record("ema", **{"recipe.class_balance": "enet"}),
+        accuracy_record("ema", eval_split="test", **{"recipe.class_balance": "enet"}),
+    ]
+    titles = [accuracy_table(frame).title for frame in report.accuracy_frames(records, ENVIRONMENTS)]
+    alone = accuracy_table(report.accuracy_frames(records[:1], ENVIRONMENTS)[0]).title
+    split = records[0]["eval_split"]
+    assert sorted(titles) == sorted(
+        [
+            f"{alone}, eval_split {split}",
+            f"{alone}, eval_split {split}, recipe.class_balance enet",
+            f"{alone}, eval_split test, recipe.class_balance enet",
+        ]
+    )
+
+
 def test_gain_is_paired_by_seed() -> None:
     records = [accuracy_record("conv3x3", seed, miou=0.1 * seed) for seed in (1, 2, 3)]
     records += [accuracy_record("ema", seed, miou=0.1 * seed + gain) for seed, gain in ((2, 0.02), (3, 0.04), (4, 0.3))]

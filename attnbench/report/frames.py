@@ -7,6 +7,7 @@ alone; the later counts.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ import pandas as pd
 from attnbench.records import Record
 from attnbench.report.roofline import work_columns
 from attnbench.report.rows import ROW, Timings, accuracy_row, add_gains, add_ranks, cost_row, timings
+from attnbench.report.wording import accuracy_title, details
 
 Row = dict[str, Any]
 Environments = Mapping[str, Mapping[str, Any]]
@@ -60,6 +62,7 @@ class Frame:
         accuracy: fields of the accuracy setting; empty where none was measured.
         environment: fingerprint of the machine and software; empty where it is not known.
         table: one row for each operator, implementation and hyper-parameters; controls first, then by mIoU.
+        apart: what tells the accuracy setting from others of its title; empty where it has the title alone.
 
     """
 
@@ -67,6 +70,12 @@ class Frame:
     accuracy: Mapping[str, Any]
     environment: Mapping[str, Any]
     table: Sequence[Row]
+    apart: str = ""
+
+    @property
+    def accuracy_title(self) -> str:
+        """Title of the accuracy setting, its own among all that were arranged together."""
+        return ", ".join(filter(None, (accuracy_title(self.accuracy), self.apart)))
 
     @functools.cached_property
     def rows(self) -> pd.DataFrame:
@@ -116,6 +125,7 @@ def arrange(records: Sequence[Record], environments: Environments) -> Arranged:
         table = [accuracy_row(trials) for trials in rows]
         add_gains(table)
         scored.append(Frame({}, setting, environments.get(setting["environment"], {}), _ordered(table)))
+    scored = _told_apart(scored)
     for setting, rows in _settings(records, "cost"):
         shown += sum(map(len, rows))
         environment = environments.get(setting["environment"], {})
@@ -123,7 +133,9 @@ def arrange(records: Sequence[Record], environments: Environments) -> Arranged:
         add_ranks(costs)
         partners = [frame for frame in scored if all(frame.accuracy[key] == setting[key] for key in _SHARED)]
         partners = [] if setting.get("predicted") else partners
-        compared += [Frame(setting, partner.accuracy, environment, _join(costs, partner.table)) for partner in partners]
+        compared += [
+            dataclasses.replace(partner, cost=setting, table=_join(costs, partner.table)) for partner in partners
+        ]
         if not partners:
             compared.append(Frame(setting, {}, environment, _ordered(costs)))
     return Arranged(tuple(sorted(compared, key=_place)), tuple(sorted(scored, key=_place)), len(records) - shown)
@@ -190,6 +202,21 @@ def _by_row(group: Iterable[Record]) -> list[list[Record]]:
         latest = max(trials.values(), key=lambda item: str(item["started"]))["source"]
         chosen.append([record for record in trials.values() if record["source"] == latest])
     return chosen
+
+
+def _told_apart(scored: Iterable[Frame]) -> list[Frame]:
+    """The frames, each with the fields in which those of its title differ."""
+    titled: dict[str, list[Frame]] = {}
+    for frame in scored:
+        titled.setdefault(accuracy_title(frame.accuracy), []).append(frame)
+    told: list[Frame] = []
+    for frames in titled.values():
+        keys = dict.fromkeys(key for frame in frames for key in frame.accuracy if key not in _SHARED)
+        differ = [key for key in keys if len({str(frame.accuracy.get(key)) for frame in frames}) > 1]
+        for frame in frames:
+            own = {key: frame.accuracy[key] for key in differ if key in frame.accuracy}
+            told.append(dataclasses.replace(frame, apart=details(own)))
+    return told
 
 
 def _join(costs: Sequence[Row], scores: Sequence[Row]) -> list[Row]:

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from attnbench.report.frames import Frame
 from attnbench.report.labels import place_labels
 from attnbench.report.rows import CONTROL
-from attnbench.report.wording import accuracy_title, cost_title, label, slug
+from attnbench.report.wording import cost_title, label, slug
 
 DPI = 200
 _FONT = 8.0
@@ -130,7 +130,7 @@ def trade_off(frame: Frame) -> Plot | str:
             places = list(zip(points[column].astype(float), 100 * points["miou"].astype(float), strict=True))
             radii = [area**0.5 / 2 for area in _areas(points)]
             place_labels(axes, places, marks, radii, list(_bars(points)), fontsize=_FONT - 1)
-    caption = f"mIoU against cost. {cost_title(frame.cost)}; mIoU: {accuracy_title(frame.accuracy)}. "
+    caption = f"mIoU against cost. {cost_title(frame.cost)}; mIoU: {frame.accuracy_title}. "
     caption += "The area of a marker grows with the operator's parameters; bars are the standard deviation over "
     caption += "seeds; a dotted line is an operator that multiplies nothing; the thin line joins the operators that no "
     caption += "other beats in both. "

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from attnbench.report.frames import Frame
 from attnbench.report.plots import KINDS, Plot, colour, kind_handles, style
 from attnbench.report.rows import CONTROL
-from attnbench.report.wording import accuracy_title, label, present, slug
+from attnbench.report.wording import label, present, slug
 
 Row = dict[str, Any]
 
@@ -23,7 +23,7 @@ _BELOW = 0.27
 
 def seeds(frame: Frame) -> Plot | str:
     """Every seed's mIoU with mean and interval, and the same of the gain paired by seed; or why it cannot be drawn."""
-    title = accuracy_title(frame.accuracy)
+    title = frame.accuracy_title
     rows = sorted((row for row in frame.table if present(row.get("miou"))), key=lambda row: float(row["miou"]))
     if len(rows) < 2 or max(len(row["seed_miou"]) for row in rows) < 2:
         return f"mIoU by seed ({title}): it takes two operators, and two seeds of one of them."

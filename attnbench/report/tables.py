@@ -24,7 +24,6 @@ from attnbench.report.frames import Frame
 from attnbench.report.rows import MODES
 from attnbench.report.wording import (
     STATUSES,
-    accuracy_title,
     cost_title,
     details,
     distinct,
@@ -101,7 +100,7 @@ def comparison_table(frame: Frame) -> Table:
     ]
     title = cost_title(frame.cost)
     if frame.accuracy:
-        title += f"; mIoU: {accuracy_title(frame.accuracy)}"
+        title += f"; mIoU: {frame.accuracy_title}"
     cost_legend = _PREDICTED_LEGEND if frame.cost.get("predicted") else _COST_LEGEND
     legend = [*cost_legend, *(_ACCURACY_LEGEND if frame.accuracy else ())]
     legend += _SEEDS_LEGEND[-1:] if _has_intervals(frame) else ()
@@ -157,7 +156,7 @@ def _has_intervals(frame: Frame) -> bool:
 
 
 def _heading(frame: Frame) -> str:
-    title = accuracy_title(frame.accuracy)
+    title = frame.accuracy_title
     return title[0].upper() + title[1:]
 
 
