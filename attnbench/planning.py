@@ -192,8 +192,9 @@ def lanes(experiment: Experiment, trials: Sequence[Trial]) -> int:
 def _file_hash(path: str) -> str:
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise UsageError(f"backbone weights: expected a file, got {path!r} ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # a ValueError where the name holds what no name can
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"backbone weights: expected a file, got {path!r} ({reason})") from error
 
 
 @functools.cache

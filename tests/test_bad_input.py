@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from record_factory import accuracy_record, cost_record
 
@@ -49,6 +49,7 @@ def ends_properly(main, arguments):
 
 @settings(max_examples=500, **QUICKLY)
 @given(arguments=given_options)
+@example(arguments=["--backbone-weights", "\0"])
 def test_arguments_of_compare(arguments):
     """The last word is --dry-run, so that what happens to be valid measures nothing."""
     assert ends_properly(compare.main, ["--operators", "conv1x1", *arguments, "--dry-run"])
