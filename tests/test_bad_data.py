@@ -235,3 +235,14 @@ def test_a_run_ends_with_one_line_where_a_loading_process_meets_a_broken_file(da
     experiment = Experiment(operators=("conv1x1",), device="cpu", cost=None, accuracy=accuracy)
     with pytest.raises(UsageError, match=r"image '.*train/b.png': expected a readable image, got "):
         list(runner.run(experiment, planning.plan(experiment), tmp_path / "out"))
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("Failed to decode image"), Image.DecompressionBombError("too large")])
+def test_whatever_a_decoder_raises_names_the_file(data, monkeypatch, raised):
+    def fail(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    dataset = build_dataset("camvid", split="train", root=data)
+    with pytest.raises(UsageError, match=rf"image '.*train/a.png': expected a readable image, got {raised}"):
+        dataset[0]

@@ -50,6 +50,7 @@ each = pytest.mark.parametrize("name", TREES)
 def test_classes_and_colours_are_the_published_ones(name):
     kind, (number, known) = FILE_DATASETS[name], PUBLISHED[name]
     assert len(kind.classes) == len(set(kind.classes)) == len(kind.palette) == number
+    assert all(title == title.strip() for title in kind.classes)
     for label, (title, colour) in known.items():
         assert kind.classes[label] == title
         assert colour is None or kind.palette[label] == colour
