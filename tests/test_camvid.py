@@ -237,7 +237,7 @@ def test_a_folder_of_something_else_is_an_error(tmp_path):
         ({"name": "mnist"}, "unknown dataset 'mnist'; known: ade20k, camvid, "),
         ({"split": "tset"}, "camvid: unknown split 'tset'; did you mean 'test'"),
         ({"split": "x"}, "camvid: unknown split 'x'; known: test, train, trainval, val"),
-        ({"root": None}, r"dataset 'camvid': expected its folder \(--data-root\), got none"),
+        ({"root": None}, r"dataset 'camvid': expected its folder \(--data-root or ATTNBENCH_DATA\), got none; scripts"),
     ],
 )
 def test_unknown_names_are_errors_with_a_near_one(root, arguments, words):

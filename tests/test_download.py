@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import http.client
 import json
+import ssl
 
 import numpy as np
 import pytest
@@ -218,3 +220,21 @@ def test_a_full_disk_is_an_error_of_one_line(server, target, monkeypatch):
     with pytest.raises(UsageError, match=r"file.zip.part': expected room on the disk, got No space left on device"):
         fetch(server, target)
     assert not target.exists()
+
+
+@pytest.mark.parametrize("lost", [OSError(errno.EHOSTUNREACH, "No route to host"), ssl.SSLError("bad record mac")])
+def test_a_line_that_is_lost_while_bytes_come_is_no_fault_of_the_disk(server, target, monkeypatch, lost):
+    left = [lost]
+
+    class Broken(http.client.HTTPResponse):
+        def read(self, amount=None):
+            if left:
+                raise left.pop()
+            return super().read(amount)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "response_class", Broken)
+    assert fetch(server, target) == [2.0]
+    left[:] = [lost] * 9
+    target.unlink()
+    with pytest.raises(UsageError, match=r"download of 'http.*': expected an answer, got .* in 3 tries"):
+        fetch(server, target, attempts=3)

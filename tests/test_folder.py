@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from dataset_trees import write_image, write_list, write_mask
 from PIL import Image
 
@@ -95,7 +96,8 @@ def test_a_colour_that_is_not_in_the_palette_is_an_error(home):
     words = r"a.png': expected colours of the palette or ignore_colours, got \(0, 160, 1\)"
     with pytest.raises(UsageError, match=words):
         dataset[0]
-    with pytest.raises(UsageError, match=r"b.png': expected a colour image \(mode RGB\), got mode L"):
+    Image.new("RGBA", (8, 6)).save(home / "labels/a.png")
+    with pytest.raises(UsageError, match=r"a.png': expected a colour image \(mode RGB\), got mode RGBA"):
         check_dataset(dataset)
 
 
@@ -175,3 +177,57 @@ def test_an_unknown_name_says_what_own_data_needs(home, name):
 
 def test_defaults_of_the_description():
     assert Description().ignore == (255,) and Description().mask_ending == ".png"
+
+
+def test_another_name_in_the_folder_is_said(home):
+    words = r"unknown dataset 'gardn'; did you mean 'garden'\?; '.*dataset.toml' is 'garden'"
+    with pytest.raises(UsageError, match=words):
+        build_dataset("gardn", split="all", root=home)
+
+
+def test_lists_may_have_spaces_in_names_and_the_mark_of_windows(home):
+    write_image(home / "photos/my c.jpg")
+    write_mask(home / "labels/my c.png", [1])
+    (home / "train.txt").write_bytes(b"\xef\xbb\xbfmy c\r\nb\r\n")
+    (home / "dataset.toml").write_bytes(b"\xef\xbb\xbf" + (home / "dataset.toml").read_bytes())
+    pairs = build_dataset("garden", split="train", root=home).pairs
+    assert [pair.image.name for pair in pairs] == ["my c.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("split", ["train", "all"])
+def test_two_images_of_one_mask_are_an_error(home, split):
+    write_image(home / "photos/a.png")
+    words = r"image '.*photos/a.png': expected once in a split, alone with its mask, got '.*photos/a.jpg', too"
+    with pytest.raises(UsageError, match=words):
+        build_dataset("garden", split=split, root=home)
+
+
+def test_a_name_that_a_list_has_twice_is_an_error(home):
+    write_list(home / "train.txt", ["a", "b", "a"])
+    with pytest.raises(UsageError, match=r"image '.*photos/a.jpg': expected once in a split.*, got it twice"):
+        build_dataset("garden", split="train", root=home)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_black_and_white_masks_are_colours(home, mode):
+    palette = "palette = [[0, 0, 0], [255, 255, 255]]"
+    change(home, "palette = [[90, 60, 30], [0, 160, 0]]", f'{palette}\nmasks = "colours"')
+    values = np.zeros((6, 8), np.uint8)
+    values[0, :3] = 255
+    for name in ("a", "b", "deep/c"):
+        Image.fromarray(values).convert("RGB").convert(mode).save(home / "labels" / f"{name}.png")
+    dataset = build_dataset("garden", split="all", root=home)
+    check_dataset(dataset)
+    assert dataset[0][1].tolist() == (values // 255).tolist()
+
+
+def test_images_of_sixteen_bits_keep_their_contrast(home):
+    values = np.linspace(0, 65535, 48, dtype=np.uint16).reshape(6, 8)
+    (home / "photos/a.jpg").unlink()
+    Image.fromarray(values).save(home / "photos/a.png")
+    image = build_dataset("garden", split="all", root=home)[0][0]
+    assert (image == torch.from_numpy(np.rint(values / 257).astype(np.uint8))).all()
+    Image.fromarray(values.astype(np.float32)).save(home / "photos/a.tif")
+    (home / "photos/a.png").unlink()
+    with pytest.raises(UsageError, match=r"a.tif': expected 8 or 16 bits for each channel, got floating point"):
+        check_dataset(build_dataset("garden", split="all", root=home))

@@ -15,6 +15,7 @@ from attnbench.errors import UsageError
 from attnbench.models.build import build_segmentor
 from attnbench.models.exported import Metadata, export_weights
 from attnbench.models.saved import load_any, save_checkpoint
+from attnbench.training.checkpoint import Checkpoints, Snapshot
 
 NETWORK = Network(slot_channels=16, head_channels=8)
 CLASSES = ("sky", "road", "tree")
@@ -79,9 +80,18 @@ def test_mask_overlay_and_shares(weights, street, capsys):
 def test_a_folder_is_read_once_and_what_was_written_is_no_input(weights, street, tmp_path):
     Image.open(street).save(street.with_name("b.png"))
     (street.parent / "notes.txt").write_text("no image")
+    (street.parent / "notes.pdf").write_bytes(b"%PDF-1.4")
+    (street.parent / "film.mpg").write_bytes(bytes([0, 0, 1, 0xB3, 1, 2, 3, 4]))
     assert run(weights, street.parent) == 0
     made = {"street.mask.png", "street.overlay.jpg", "b.mask.png", "b.overlay.png"}
-    assert {path.name for path in street.parent.iterdir()} == {"street.jpg", "b.png", "notes.txt", *made}
+    assert {path.name for path in street.parent.iterdir()} == {
+        "street.jpg",
+        "b.png",
+        "notes.txt",
+        "notes.pdf",
+        "film.mpg",
+        *made,
+    }
     assert run(weights, street.parent, street, "--output", tmp_path / "new" / "masks") == 0
     assert {path.name for path in (tmp_path / "new" / "masks").iterdir()} == made
 
@@ -271,3 +281,17 @@ def test_a_checkpoint_of_mmsegmentations_brings_classes_colours_and_window(stree
     assert run(path, street, "--whole", "--overwrite") == 0
     whole = Image.open(street.with_name("street.mask.png"))
     assert not np.array_equal(np.array(mask), np.array(whole))
+
+
+def test_files_that_hold_no_network_are_named_and_said(street, tmp_path):
+    backbone, goes_on = tmp_path / "resnet18.pth", Checkpoints(tmp_path / "checkpoints", {}, every=1)
+    torch.save({"conv1.weight": torch.zeros(1)}, backbone)
+    with pytest.raises(
+        UsageError, match=r"checkpoint '.*resnet18\.pth': expected the backbone of a ResNet.*parts none"
+    ):
+        run(backbone, street)
+    saved = goes_on.save(Snapshot(1, {"weight": torch.zeros(1)}, {}, {}, [], [1.0]))
+    with pytest.raises(
+        UsageError, match=rf"{saved.name}': expected the weights of a network, got what train.py --resu"
+    ):
+        run(saved, street)

@@ -186,7 +186,9 @@ def test_collate_stacks():
 
 def test_collate_wants_one_size():
     samples = [(torch.zeros(3, *size), torch.zeros(size)) for size in ((2, 4), (4, 2))]
-    with pytest.raises(UsageError, match=r"batch: expected images of one size \(set crop_size\), got \[\(2, 4\), \(4"):
+    with pytest.raises(
+        UsageError, match=r"batch: expected images of one size \(--image-size, or .*\), got \[\(2, 4\), \(4"
+    ):
         collate(samples)
 
 
@@ -275,7 +277,11 @@ def test_batches_depend_on_the_seed_and_leave_global_generators_alone():
         (Coordinates(length=0), RECIPE, "dataset: expected at least one image to train on, got none"),
         (Coordinates(), Recipe(batch_size=0), "batch_size: expected at least 1, got 0"),
         (Coordinates(), Recipe(scale_range=(0.5, 2.0)), "crop_size: expected a size where images are resized"),
-        (Coordinates(sizes=((8, 9), (9, 8))), Recipe(iterations=3), r"expected images of one size \(set crop_size\)"),
+        (
+            Coordinates(sizes=((8, 9), (9, 8))),
+            Recipe(iterations=3),
+            r"expected images of one size \(--image-size, or crop_size in the recipe",
+        ),
     ],
 )
 def test_a_recipe_that_does_not_fit_is_an_error(dataset, recipe, words):

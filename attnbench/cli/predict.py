@@ -26,6 +26,8 @@ PROG = "predict.py"
 MASK, OVERLAY = ".mask.png", ".overlay"
 _NATIVE = "native"
 _JPEG = (".jpg", ".jpeg")
+_PHOTOGRAPHS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats, as pillow names them, of what is taken from a folder: a PDF or a film beside the images is none."""
 _EPILOG = """\
 examples:
   python scripts/predict.py --checkpoint ema.safetensors street.jpg
@@ -115,7 +117,7 @@ def _found(paths: Sequence[Path]) -> list[Path]:
 
     from attnbench.data.photos import check_photo
 
-    known = Image.registered_extensions()
+    known = {ending for ending, kind in Image.registered_extensions().items() if kind in _PHOTOGRAPHS}
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():

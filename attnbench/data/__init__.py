@@ -46,7 +46,10 @@ def build_dataset(
         return _context(split, root, image_size)
     if name in FILE_DATASETS:
         if root is None:
-            raise UsageError(f"dataset {name!r}: expected its folder (--data-root), got none")
+            raise UsageError(
+                f"dataset {name!r}: expected its folder (--data-root or ATTNBENCH_DATA), got none; "
+                f"scripts/prepare_data.py {name} downloads it or says how"
+            )
         return FILE_DATASETS[name](root, split, image_size)
     if root is None:
         raise UsageError(f"unknown dataset {name!r}{near(name, DATASETS)}")
@@ -96,6 +99,11 @@ def _context(split: str, root: str | Path | None, image_size: tuple[int, int] | 
 def _description(root: Path, name: str) -> Path:
     """The `dataset.toml` of a dataset that is not one of ours."""
     found = find_description(root, name)
+    if found is None and (root / FILE).is_file():
+        called = read_description(root / FILE)[0].name
+        raise UsageError(
+            f"unknown dataset {name!r}{near(name, (*DATASETS, called))}; {str(root / FILE)!r} is {called!r}"
+        )
     if found is None:
         raise UsageError(
             f"unknown dataset {name!r}{near(name, DATASETS)}; data of your own needs {str(root / name / FILE)!r}"

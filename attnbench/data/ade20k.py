@@ -15,7 +15,7 @@ CLASSES: dict[str, tuple[int, int, int]] = {
     "tree": (4, 200, 3),
     "ceiling": (120, 120, 80),
     "road": (140, 140, 140),
-    "bed ": (204, 5, 255),
+    "bed": (204, 5, 255),
     "windowpane": (230, 230, 230),
     "grass": (4, 250, 7),
     "cabinet": (224, 5, 255),

@@ -49,11 +49,24 @@ class SegmentationDataset(Protocol):
         ...
 
 
-_UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, struct.error)
+_UNREADABLE = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+)
 """What decoders raise on files that are cut short, broken, or no images."""
 
 GREY_OR_PALETTE = ("P", "L")
 """Kinds of mask files whose pixels are labels."""
+
+COLOURED = ("RGB", "P", "L", "1")
+"""Kinds of mask files whose pixels may be colours: black and white are colours, too."""
+
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
 @contextmanager
@@ -89,7 +102,7 @@ def check_pair(image: Path, mask: Path, *, modes: tuple[str, ...] = GREY_OR_PALE
 
 def _expect_mask(mask: Image.Image, path: Path, size: tuple[int, int], modes: tuple[str, ...]) -> None:
     if mask.mode not in modes:
-        kind = "a colour image (mode RGB)" if "RGB" in modes else "a palette or grey image (mode P or L)"
+        kind = "a colour image (mode RGB)" if modes == COLOURED else "a palette or grey image (mode P or L)"
         raise UsageError(f"mask {str(path)!r}: expected {kind}, got mode {mask.mode}")
     if mask.size != size:
         raise UsageError(
@@ -109,13 +122,35 @@ def image_shape(path: Path) -> tuple[int, int]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """RGB image of a file.
+    """RGB image of a file; 16 bits become 8.
 
     Raises:
-        UsageError: if the file is missing or not an image.
+        UsageError: if the file is missing, not an image, or of more than 16 bits.
     """
     with reading(path, "image") as opened:
-        return opened.convert("RGB")
+        return eight_bits(opened, path).convert("RGB")
+
+
+def eight_bits(image: Image.Image, path: Path) -> Image.Image:
+    """Image of 8 bits for each channel; pillow by itself makes everything white that is above 255.
+
+    Args:
+        image: as its file has it.
+        path: the file, for the error.
+
+    Raises:
+        UsageError: if values are floating point or do not fit into 16 bits.
+    """
+    if image.mode == "F":
+        raise UsageError(f"image {str(path)!r}: expected 8 or 16 bits for each channel, got floating point")
+    if image.mode not in _SIXTEEN_BITS:
+        return image
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise UsageError(
+            f"image {str(path)!r}: expected 8 or 16 bits for each channel, got values up to {values.max()}"
+        )
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 def read_mask(path: Path, *, size: tuple[int, int], modes: tuple[str, ...] = GREY_OR_PALETTE) -> NDArray[np.uint8]:
@@ -131,7 +166,7 @@ def read_mask(path: Path, *, size: tuple[int, int], modes: tuple[str, ...] = GRE
     """
     with reading(path, "mask") as opened:
         _expect_mask(opened, path, size, modes)
-        return np.array(opened, dtype=np.uint8)
+        return np.array(opened.convert("RGB") if modes == COLOURED else opened, dtype=np.uint8)
 
 
 def image_tensor(image: Image.Image) -> Tensor:

@@ -51,7 +51,8 @@ class FileDataset(ABC):
             keeps them.
 
     Raises:
-        UsageError: if the split is unknown or empty, the folder is another one, or a file is missing.
+        UsageError: if the split is unknown or empty, the folder is another one, a file is missing, or two images have
+            one mask.
     """
 
     name: str
@@ -75,6 +76,7 @@ class FileDataset(ABC):
         self.root = self._find(Path(root))
         self.pairs = self._pairs(split)
         _expect_present(self.pairs)
+        _expect_once(self.pairs)
         self._kept: KeptSamples | None = None
         self._asked_to_keep = False
 
@@ -225,7 +227,7 @@ def lines(listing: Path, what: str) -> list[tuple[int, str]]:
         UsageError: if the file is missing or not text.
     """
     try:
-        text = listing.read_text(encoding="utf-8")
+        text = listing.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UsageError(f"{what}: expected the list {str(listing)!r}, got none") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -259,6 +261,16 @@ def _expect_present(pairs: Sequence[Pair]) -> None:
         what, path = missing[0]
         more = f" ({len(missing) - 1} more are missing)" if len(missing) > 1 else ""
         raise UsageError(f"{what} {str(path)!r}: expected an existing file, got none{more}")
+
+
+def _expect_once(pairs: Sequence[Pair]) -> None:
+    """Two images of one mask, such as `a.jpg` and `a.png`, and a name that a list has twice, count twice unnoticed."""
+    owners: dict[Path, Path] = {}
+    for image, mask in pairs:
+        if mask in owners:
+            got = "it twice" if owners[mask] == image else f"{str(owners[mask])!r}, too"
+            raise UsageError(f"image {str(image)!r}: expected once in a split, alone with its mask, got {got}")
+        owners[mask] = image
 
 
 def _names_in(folder: Path) -> frozenset[str]:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnbench.config import from_mapping
-from attnbench.data.base import GREY_OR_PALETTE, IMAGENET_MEAN, IMAGENET_STD, read_mask
-from attnbench.data.files import FileDataset, Pair, expect_pairs, images_in, listed
+from attnbench.data.base import COLOURED, GREY_OR_PALETTE, IMAGENET_MEAN, IMAGENET_STD, read_mask
+from attnbench.data.files import FileDataset, Pair, expect_pairs, images_in, lines
 from attnbench.data.labels import plain
 from attnbench.errors import UsageError
 from attnbench.metrics import IGNORE_INDEX
@@ -49,8 +49,8 @@ class Description:
         classes: name of each class, in the order of the labels.
         palette: colour of each class; empty takes those of Pascal VOC's colour map.
         ignore: labels of pixels that do not count.
-        masks: `"labels"`, grey or palette files whose values are labels, or `"colours"`, RGB files in the palette's
-            colours.
+        masks: `"labels"`, grey or palette files whose values are labels, or `"colours"`, files whose pixels have
+            the palette's colours: RGB, palette, grey, or black and white.
         ignore_colours: colours of pixels that do not count.
         image_ending: what a name of an image has after the part that it shares with its mask; empty takes any image.
         mask_ending: what a name of a mask has after that part.
@@ -102,7 +102,7 @@ class Folder(FileDataset):
         self.splits = tuple(self._folders)
         self._description = found
         self._colours = _Colours(self.palette, found.ignore_colours) if found.masks == "colours" else None
-        self.mask_modes = GREY_OR_PALETTE if self._colours is None else ("RGB",)
+        self.mask_modes = GREY_OR_PALETTE if self._colours is None else COLOURED
         super().__init__(path.parent, split, image_size)
 
     def _find(self, root: Path) -> Path:
@@ -122,12 +122,20 @@ class Folder(FileDataset):
         images, masks = self.root / folders.images, self.root / folders.masks
         if not images.is_dir():
             raise UsageError(f"{self.name} split {split!r}: expected the folder {str(images)!r}, got none")
-        shared = {self._shared(path, images): path for path in self._images(images)}
+        # two images of one name are both taken here, and found out when all pairs are there
+        named: dict[str, list[Path]] = {}
+        for path in self._images(images):
+            named.setdefault(self._shared(path, images), []).append(path)
+        where, names = images, list(named)
         if folders.list:
-            names = listed(self.root / folders.list, self.name, split)
-            shared = {name: shared.get(name, images / f"{name}{self._description.image_ending}") for name in names}
-        pairs = [Pair(path, masks / f"{name}{self._description.mask_ending}") for name, path in shared.items()]
-        return expect_pairs(pairs, self.name, split, images)
+            where = self.root / folders.list
+            names = [line.strip() for _, line in lines(where, f"{self.name} split {split!r}")]
+        pairs = [
+            Pair(path, masks / f"{name}{self._description.mask_ending}")
+            for name in names
+            for path in named.get(name, [images / f"{name}{self._description.image_ending}"])
+        ]
+        return expect_pairs(pairs, self.name, split, where)
 
     def _images(self, folder: Path) -> list[Path]:
         ending = self._description.image_ending
@@ -173,7 +181,7 @@ def _channel(label: int, channel: int) -> int:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{str(path)!r}: expected a TOML file, got {error}") from error
 

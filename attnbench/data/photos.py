@@ -9,13 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from attnbench.data.base import reading
-from attnbench.errors import UsageError
+from attnbench.data.base import eight_bits, reading
 
 LARGEST_PALETTE = 256
 """Colours that a palette file can have."""
 
-_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _TRANSPARENT = ("RGBA", "LA", "PA")
 
 
@@ -29,24 +27,11 @@ def read_photo(path: Path) -> Image.Image:
         UsageError: if the file is missing, not an image, or of more than 16 bits.
     """
     with reading(path, "image") as opened:
-        upright = ImageOps.exif_transpose(opened)
-        if upright.mode in _SIXTEEN_BITS:
-            return _of_sixteen_bits(upright, path)
-        if upright.mode == "F":
-            raise UsageError(f"image {str(path)!r}: expected 8 or 16 bits for each channel, got floating point")
+        upright = eight_bits(ImageOps.exif_transpose(opened), path)
         if upright.mode in _TRANSPARENT or "transparency" in upright.info:
             layered = upright.convert("RGBA")
             return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
         return upright.convert("RGB")
-
-
-def _of_sixteen_bits(image: Image.Image, path: Path) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 0xFFFF:
-        raise UsageError(
-            f"image {str(path)!r}: expected 8 or 16 bits for each channel, got values up to {values.max()}"
-        )
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
 
 
 def check_photo(path: Path) -> None:

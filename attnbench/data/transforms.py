@@ -190,6 +190,8 @@ def collate(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """
     sizes = sorted({tuple(target.shape) for _, target in samples})
     if len(sizes) != 1:
-        raise UsageError(f"batch: expected images of one size (set crop_size), got {sizes}")
+        raise UsageError(
+            f"batch: expected images of one size (--image-size, or crop_size in the recipe of a preset), got {sizes}"
+        )
     images, targets = zip(*samples, strict=True)
     return torch.stack(images), torch.stack(targets)

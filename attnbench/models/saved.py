@@ -106,7 +106,11 @@ def load_any(path: str | Path) -> Saved:
     checkpoint = read_checkpoint(path)
     built = checkpoint.meta.get(_FORMAT)
     if built is None:
-        return _theirs(from_checkpoint(checkpoint), checkpoint.meta)
+        try:
+            return _theirs(from_checkpoint(checkpoint), checkpoint.meta)
+        except UsageError as error:
+            reason = str(error).removeprefix("checkpoint: ")
+            raise UsageError(f"checkpoint {str(path)!r}: {reason}") from error
     return _ours(checkpoint, built, str(path))
 
 

@@ -198,7 +198,7 @@ class _Transfer:
     def _copy(self, response: http.client.HTTPResponse, file: BinaryIO, total: int | None) -> None:
         done = file.tell()
         try:
-            while chunk := response.read(_CHUNK):
+            while chunk := _read(response):
                 self._write(file, chunk)
                 done += len(chunk)
                 if self.progress is not None:
@@ -214,6 +214,14 @@ class _Transfer:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise UsageError(f"file {str(self.part)!r}: expected room on the disk, got {error.strerror}") from error
             raise
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """The next bytes; whatever breaks the line, a route or TLS, is the network's fault and not the disk's."""
+    try:
+        return response.read(_CHUNK)
+    except OSError as error:
+        raise urllib.error.URLError(error) from error
 
 
 def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:

@@ -186,6 +186,11 @@ def _plain(value: Any) -> Any:
 
 
 def _state_dict(loaded: Any, file: Path) -> dict[str, Tensor]:
+    if isinstance(loaded, Mapping) and "belongs_hash" in loaded:
+        raise UsageError(
+            f"checkpoint {str(file)!r}: expected the weights of a network, got what train.py --resume goes on from; "
+            "the network is the model.safetensors beside its folder, once the training has ended"
+        )
     nested = loaded.get("state_dict") if isinstance(loaded, Mapping) else None
     state = nested if isinstance(nested, Mapping) else loaded
     if not isinstance(state, Mapping) or not state:
