@@ -161,6 +161,15 @@ def test_report_holds_the_table_and_a_figure_for_each_mode(tmp_path):
     assert "reach_forward" in sheet(list(written.frames))[0]
 
 
+def test_of_many_settings_the_last_alone_has_its_roofline_drawn(tmp_path):
+    found = [work_record(height=size, width=size) for size in (17, 25, 33, 49, 65)]
+    written = write_report(found, ROOFED, tmp_path)
+    assert [file.name for file in tmp_path.glob("roofline*.png")] == [
+        "roofline-operator-65x65-512-float32-cpu-forward.png"
+    ]
+    assert "The roofline is drawn for the last of 5 settings; the tables have the others." in written.skipped
+
+
 def crowd():
     """Sixty rows, half of them fused, near each other as operators are."""
     for index, name in enumerate(itertools.islice(itertools.cycle(OPERATORS), 60)):

@@ -30,6 +30,7 @@ from attnbench.report.wording import distinct
 from attnbench.report.work import work_table
 
 MOST_ON_SCREEN = 8
+MOST_ROOFLINES = 4
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,13 @@ def write_report(
     sections += [("Against an earlier run", [against])] if against else []
     few = len(arranged.compared) <= MOST_TABLES
     drawn = [*map(trade_off, measured if few else measured[:1]), *(scaling(compared) if few else ())] if records else []
-    drawn += [drawing for frame in (working if few else working[:1]) for drawing in rooflines(frame)]
+    roofed = working if len(working) <= MOST_ROOFLINES else working[-1:]
+    drawn += [drawing for frame in roofed for drawing in rooflines(frame)]
     drawn += map(seeds, scored if few else scored[:1])
     plots = _named_apart([plot for plot in drawn if isinstance(plot, Plot)])
     skipped = [*problems, *(reason for reason in drawn if isinstance(reason, str)), *_left_out(arranged)]
+    if len(working) > len(roofed):
+        skipped.append(f"The roofline is drawn for the last of {len(working)} settings; the tables have the others.")
     facts, machines = provenance(records), _machines(records, environments)
     pictures = [(plot.caption, plot.png()) for plot in plots]
     texts = {
