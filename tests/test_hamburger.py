@@ -85,7 +85,8 @@ def test_training_starts_from_random_bases_and_leaves_the_stored_ones() -> None:
     torch.manual_seed(0)
     torch.testing.assert_close(core(x), first, rtol=0, atol=0)
     torch.testing.assert_close(core.bases, stored, rtol=0, atol=0)
-    assert not torch.allclose(core(x[:1].expand(2, -1, -1, -1))[0], core(x[:1].expand(2, -1, -1, -1))[1])
+    of_equal_images = core(x[:1].expand(2, -1, -1, -1))
+    assert not torch.allclose(of_equal_images[0], of_equal_images[1])
 
 
 def test_training_may_start_from_the_stored_bases() -> None:
