@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 from attnbench.errors import UsageError
@@ -39,12 +40,28 @@ def write_atomically(path: Path, data: bytes) -> None:
         partial.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise UsageError(
-            f"{str(path)!r}: expected a folder that can be written, got {error.strerror or error}"
-        ) from error
+        raise _unwritable(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def expect_writable(folder: Path) -> None:
+    """Finds out before long work, not behind it, whether `folder` can be written, or created; leaves nothing.
+
+    Raises:
+        UsageError: if it cannot.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{str(path)!r}: expected a folder that can be written, got {error.strerror or error}")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -298,7 +298,10 @@ def load_preset(name_or_path: str) -> Experiment:
         path = Path(name_or_path)
         if not path.is_file():
             raise UsageError(f"preset: expected an existing file, got {name_or_path!r}")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"preset {name_or_path!r}: expected a TOML file in UTF-8, got {error}") from error
     else:
         known = preset_names()
         if name_or_path not in known:

@@ -74,6 +74,13 @@ def test_unknown_preset(name, words):
     assert words in str(caught.value)
 
 
+def test_preset_file_of_another_encoding(tmp_path):
+    path = tmp_path / "p.toml"
+    path.write_bytes("# é\n".encode("latin-1"))
+    with pytest.raises(UsageError, match="expected a TOML file in UTF-8"):
+        load_preset(str(path))
+
+
 def test_preset_file_with_bad_toml(tmp_path):
     path = tmp_path / "p.toml"
     path.write_text("operators = [")

@@ -85,9 +85,10 @@ def test_errors_are_one_line(tmp_path, data):
         run(tmp_path / "absent.pth", data, tmp_path)
     with pytest.raises(UsageError, match="camvid"):
         run(path, tmp_path / "absent", tmp_path)
-    with pytest.raises(SystemExit) as caught:
-        evaluate.main(["--checkpoint", str(path)])
-    assert caught.value.code == 2
+    for wrong in ([], ["--dataset", "context", "--seconds", "nan"]):
+        with pytest.raises(SystemExit) as caught:
+            evaluate.main(["--checkpoint", str(path), *wrong])
+        assert caught.value.code == 2
 
 
 @pytest.mark.parametrize(

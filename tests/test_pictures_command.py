@@ -142,3 +142,10 @@ def test_what_is_wrong_is_one_line_before_any_training(arguments, message, capsy
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("pictures.py: error: ") and message in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_costs_no_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "_train", lambda *_, **__: pytest.fail("it trained"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="expected a folder that can be written"):
+        command.main(["--output", str(tmp_path / "file")])

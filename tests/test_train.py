@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import torch
 
 from attnbench import planning, records
 from attnbench.accuracy import train_and_score
-from attnbench.cli import train
+from attnbench.cli import train, training_run
 from attnbench.cli.arguments import run_command
 from attnbench.config import load_preset, updated
 from attnbench.data import build_dataset
@@ -98,6 +100,31 @@ def test_a_finished_run_is_not_done_again(finished, capsys):
     assert run(finished) == 0
     assert "trained already" in capsys.readouterr().out
     only_record(finished)
+
+
+@pytest.mark.parametrize("left", ["no weights", "failed"])
+def test_a_record_without_weights_is_no_finished_run(finished, tmp_path, capsys, left):
+    shutil.copytree(finished / "records", tmp_path / "records")
+    shutil.copytree(finished / "environments", tmp_path / "environments")
+    if left == "failed":
+        (file,) = (tmp_path / "records").iterdir()
+        record = json.loads(file.read_text())
+        for key in ("miou", "macc", "aacc", "iou", "loss"):
+            del record[key]
+        file.write_text(json.dumps(record | {"status": "error", "error": "it broke"}) + "\n")
+    assert run(tmp_path, "--eval-every", "3", "--checkpoint-every", "2") == 0
+    assert "trained already" not in capsys.readouterr().out
+    weights = [load_segmentor(folder / "runs/ema-context-seed0/model.safetensors") for folder in (finished, tmp_path)]
+    torch.testing.assert_close(*(model.state_dict() for model, _ in weights), rtol=0, atol=0)
+    assert run(tmp_path) == 0
+    assert "trained already" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_costs_no_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_run, "fit", lambda *_, **__: pytest.fail("it trained"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="expected a folder that can be written"):
+        run(tmp_path / "file")
 
 
 def test_checkpoints_of_an_earlier_run_want_to_be_resumed(finished):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from attnbench.cli.arguments import Parser, count, positive, size
+from attnbench.cli.arguments import Parser, amount, count, positive, size
 from attnbench.cli.reading_options import add_reading, asked_reading
 from attnbench.cli.training_lines import Checking
 from attnbench.config import WHOLE, Inference
@@ -56,7 +56,7 @@ def _parser() -> Parser:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--boundary", action="store_true", help="compute the boundary F-score, too")
     add_reading(parser)
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="time budget of the latency samples")
+    parser.add_argument("--seconds", type=amount, default=5.0, metavar="S", help="time budget of the latency samples")
     parser.add_argument(
         "--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR", help=f"results folder (default: {DEFAULT_OUTPUT})"
     )

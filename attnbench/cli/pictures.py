@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from attnbench.atomic import expect_writable
 from attnbench.cli.arguments import Parser, console_of_width, positive, words
 from attnbench.cli.training_options import accuracy_asked, add_training
 from attnbench.config import Experiment, load_preset, preset_names, updated
@@ -126,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     experiment = _experiment(parsed)
     trials, training, shown = _plan(experiment, train=not parsed.checkpoint)
     scenes = pictures.scenes_of(shown, parsed.images, parsed.pixel)
+    expect_writable(parsed.output)
     if parsed.checkpoint:
         networks = [pictures.load_trained(path, shown, trials[0].device) for path in parsed.checkpoint]
         networks = _told_apart(networks, parsed.checkpoint)

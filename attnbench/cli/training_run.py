@@ -17,6 +17,7 @@ import operators
 from attnbench import records, runner
 from attnbench.accuracy import Learning, figures, learning, segmentor_of
 from attnbench.allocator import keep_freed_memory
+from attnbench.atomic import expect_writable
 from attnbench.cli.progress import describe
 from attnbench.cli.training_lines import Checking, caching, watch_training
 from attnbench.config import WHOLE, Accuracy
@@ -97,10 +98,12 @@ class TrainingRun:
         self._accuracy = accuracy
 
     def present(self) -> Record | None:
-        """The record of this run, where an earlier one left it."""
+        """The record of this run, where an earlier one left it with its weights: a comparison leaves none."""
         identity = records.identity(self.trial, self.key, self.source)
         known = {record["identity"]: record for record in records.load(self.options.output).records}
-        return self.processes.gathered(known.get(identity))[0]
+        found = known.get(identity)
+        done = found is not None and found["status"] == "ok" and self.weights.is_file()
+        return self.processes.gathered(found if done else None)[0]
 
     def run(self) -> Record | None:
         """Trains, scores, exports the weights and writes the record, which the first process returns.
@@ -112,6 +115,9 @@ class TrainingRun:
         keep_freed_memory()
         train, test = self._datasets()
         checkpoints = self._checkpoints(len(train))
+        if self.first:
+            expect_writable(self.folder)
+            expect_writable(self.options.output / "records")
         if self.trial.threads is not None:
             torch.set_num_threads(self.trial.threads)
         model = segmentor_of(self.trial, len(train.classes))
