@@ -62,7 +62,18 @@ def test_what_is_loaded_computes_what_was_saved(exported):
 
 def test_evaluate_takes_exported_weights(exported, tmp_path):
     _, path = exported
-    arguments = ["--checkpoint", str(path), "--dataset", "context", "--device", "cpu", "--seconds", "0.01"]
+    arguments = [
+        "--checkpoint",
+        str(path),
+        "--dataset",
+        "context",
+        "--device",
+        "cpu",
+        "--seconds",
+        "0.01",
+        "--image-size",
+        "native",
+    ]
     assert evaluate.main([*arguments, "--output", str(tmp_path / "out")]) == 0
     assert {record["task"] for record in load(tmp_path / "out").records} == {"accuracy", "cost"}
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from attnbench.cli.arguments import Parser, amount, count, positive, size
+from attnbench.cli.arguments import Parser, amount, count, positive
+from attnbench.cli.checkpoint_options import NATIVE, add_operator, asked_size, register, size_or_native
 from attnbench.cli.reading_options import add_reading, asked_reading
 from attnbench.cli.training_lines import Checking
 from attnbench.config import WHOLE, Inference
-from attnbench.errors import UsageError
 from attnbench.records import Record, RecordWriter, Trial
 from attnbench.statistics import summarise_series
 
@@ -47,10 +47,17 @@ Type and widths of the network are read off the file. No code from the file runs
 def _parser() -> Parser:
     parser = Parser(PROG, "Score and time a trained checkpoint, ours or mmsegmentation's.", _EPILOG)
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="FILE", help="the checkpoint file")
+    add_operator(parser)
     parser.add_argument("--dataset", required=True, metavar="NAME", help="dataset to score on")
     parser.add_argument("--data-root", metavar="DIR", help="folder of the dataset (default: $ATTNBENCH_DATA)")
     parser.add_argument("--split", default="val", help="part of the dataset (default: val)")
-    parser.add_argument("--image-size", type=size, metavar="HxW", help="size that images are loaded at")
+    parser.add_argument(
+        "--image-size",
+        type=size_or_native,
+        metavar="HxW",
+        help=f"size that images are loaded at, or {NATIVE!r} for that of their files "
+        "(default: the size that the network was trained on, where the file says)",
+    )
     parser.add_argument("--batch-size", type=positive, default=4, metavar="N", help="images in a batch (default: 4)")
     parser.add_argument("--workers", type=count, default=0, metavar="N", help="processes that load images (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -70,20 +77,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from attnbench.data import build_dataset, check_dataset
     from attnbench.environment import environment_hash, fingerprint
+    from attnbench.evaluation.as_trained import as_trained
     from attnbench.models.saved import load_any
     from attnbench.planning import resolve_device
 
     device = resolve_device(parsed.device)
+    register(parsed.operator)
     saved = load_any(parsed.checkpoint)
+    image_size = asked_size(parsed.image_size, saved.image_size)
     root = parsed.data_root or (os.environ.get("ATTNBENCH_DATA") if parsed.dataset != "context" else None)
-    dataset = build_dataset(parsed.dataset, split=parsed.split, root=root, image_size=parsed.image_size)
+    dataset = build_dataset(parsed.dataset, split=parsed.split, root=root, image_size=image_size)
+    dataset = as_trained(dataset, saved, parsed.checkpoint)
     console = Console()
     check_dataset(dataset, functools.partial(Checking(console), f"{dataset.name}, {parsed.split}"))
-    if saved.num_classes != len(dataset.classes):
-        raise UsageError(
-            f"checkpoint {str(parsed.checkpoint)!r}: expected the {len(dataset.classes)} classes of dataset "
-            f"{parsed.dataset!r}, got {saved.num_classes}"
-        )
     inference = asked_reading(parsed, saved.inference)
     trial = Trial(
         task="accuracy",
@@ -94,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         network=saved.network,
         num_classes=saved.num_classes,
         dataset=parsed.dataset,
-        image_size=parsed.image_size,
+        image_size=image_size,
         eval_split=parsed.split,
         weights_hash=hashlib.sha256(parsed.checkpoint.read_bytes()).hexdigest()[:16],
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from attnbench.atomic import expect_writable
 from attnbench.cli.arguments import Parser, console_of_width, positive, words
+from attnbench.cli.checkpoint_options import register
 from attnbench.cli.training_options import accuracy_asked, add_training
 from attnbench.config import Experiment, load_preset, preset_names, updated
 from attnbench.errors import UsageError
 
 if TYPE_CHECKING:
     from attnbench.data.base import SegmentationDataset
+    from attnbench.models.saved import Saved
     from attnbench.pictures import Sheet, Trained
     from attnbench.records import Trial
 
@@ -44,7 +47,12 @@ def _parser() -> Parser:
     what.add_argument(
         "--operators", type=words, metavar="A,B", help=f"names in the registry (default: {','.join(DEFAULT_OPERATORS)})"
     )
-    what.add_argument("--operator", action="append", metavar="FILE.py:CLASS", help="an operator of your own")
+    what.add_argument(
+        "--operator",
+        action="append",
+        metavar="FILE.py:CLASS",
+        help="an operator of your own; beside --checkpoint, one that a file was trained with",
+    )
     what.add_argument(
         "--checkpoint",
         action="append",
@@ -124,13 +132,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from attnbench import pictures
 
-    experiment = _experiment(parsed)
+    experiment, files = _experiment(parsed), _files(parsed)
+    if files and parsed.image_size is None:
+        experiment = _at_the_size_of(files, experiment)
     trials, training, shown = _plan(experiment, train=not parsed.checkpoint)
     scenes = pictures.scenes_of(shown, parsed.images, parsed.pixel)
     expect_writable(parsed.output)
-    if parsed.checkpoint:
-        networks = [pictures.load_trained(path, shown, trials[0].device) for path in parsed.checkpoint]
-        networks = _told_apart(networks, parsed.checkpoint)
+    if files:
+        device = trials[0].device
+        networks = [pictures.score_saved(saved, path, shown, device) for path, saved in files.items()]
+        networks = _told_apart(networks, list(files))
     else:
         networks = _train(console, trials, training, shown)
     answers = {
@@ -145,8 +156,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _files(parsed: argparse.Namespace) -> dict[Path, Saved]:
+    """The networks of `--checkpoint`."""
+    if not parsed.checkpoint:
+        return {}
+    from attnbench.models.saved import load_any
+
+    register(parsed.operator)
+    return {path: load_any(path) for path in parsed.checkpoint}
+
+
+def _at_the_size_of(files: Mapping[Path, Saved], experiment: Experiment) -> Experiment:
+    """The experiment with images of the size that the networks were trained on; the preset's where no file says."""
+    # a file that says how its images are normalised is one of train.py, and says their size, or that they keep theirs
+    sizes = {saved.image_size: path for path, saved in files.items() if saved.mean is not None}
+    if len(sizes) > 1:
+        found = " and ".join(f"{_words(image_size)} ({str(path)!r})" for image_size, path in sizes.items())
+        raise UsageError(
+            f"--checkpoint: expected networks trained on images of one size, got {found}; --image-size HxW takes one"
+        )
+    assert experiment.accuracy is not None
+    for image_size in sizes:
+        accuracy = dataclasses.replace(experiment.accuracy, image_size=image_size)
+        experiment = dataclasses.replace(experiment, accuracy=accuracy)
+    return experiment
+
+
+def _words(image_size: tuple[int, int] | None) -> str:
+    return "that of their files" if image_size is None else f"{image_size[0]}x{image_size[1]}"
+
+
 def _expect_one_source(parsed: argparse.Namespace) -> None:
-    training = ("operators", "operator", "iterations", "backbone", "backbone_weights", "freeze_backbone")
+    training = ("operators", "iterations", "backbone", "backbone_weights", "freeze_backbone")
     given = [name for name in training if getattr(parsed, name) is not None]
     if parsed.checkpoint and given:
         flag = given[0].replace("_", "-")
@@ -191,7 +232,6 @@ def _plan(
 def _told_apart(networks: Sequence[Trained], paths: Sequence[Path]) -> list[Trained]:
     """Networks whose titles differ: where two have one operator, their files' names stand beside it."""
     import collections
-    import dataclasses
 
     counts = collections.Counter(network.title for network in networks)
     return [

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnbench.cli.arguments import Parser, amount, size
+from attnbench.cli.arguments import Parser, amount
+from attnbench.cli.checkpoint_options import NATIVE, add_operator, asked_size, register, size_or_native
 from attnbench.cli.reading_options import add_reading, asked_reading
 from attnbench.errors import UsageError
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 PROG = "predict.py"
 MASK, OVERLAY = ".mask.png", ".overlay"
-_NATIVE = "native"
 _JPEG = (".jpg", ".jpeg")
 _PHOTOGRAPHS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """Formats, as pillow names them, of what is taken from a folder: a PDF or a film beside the images is none."""
@@ -46,14 +46,11 @@ def _opacity(text: str) -> float:
     return value
 
 
-def _size_or_native(text: str) -> tuple[int, int] | str:
-    return _NATIVE if text == _NATIVE else size(text)
-
-
 def _parser() -> Parser:
     parser = Parser(PROG, "Segment images with a trained checkpoint, ours or mmsegmentation's.", _EPILOG)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="images, or folders of images")
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="FILE", help="the checkpoint file")
+    add_operator(parser)
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: beside each image)")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.add_argument(
@@ -61,9 +58,9 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--image-size",
-        type=_size_or_native,
+        type=size_or_native,
         metavar="HxW",
-        help=f"fit images into this size before they are read, or {_NATIVE!r} for as they are "
+        help=f"fit images into this size before they are read, or {NATIVE!r} for as they are "
         "(default: the size of the images that the network was trained on, where the file says)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -90,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from attnbench.planning import resolve_device
 
     device = resolve_device(parsed.device)
+    register(parsed.operator)
     saved = load_any(parsed.checkpoint)
     if not 2 <= saved.num_classes <= LARGEST_PALETTE:
         raise UsageError(
@@ -97,14 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"got {saved.num_classes}"
         )
     inference = asked_reading(parsed, saved.inference)
-    wanted = parsed.image_size or saved.image_size
+    wanted = asked_size(parsed.image_size, saved.image_size)
     classes = saved.classes or tuple(f"class {label}" for label in range(saved.num_classes))
     palette = saved.palette or voc_colours(saved.num_classes)
     saved.model.to(device)
     for job in jobs:
-        labels = _predict_file(
-            job, saved, inference, None if wanted == _NATIVE else wanted, device, palette, parsed.opacity
-        )
+        labels = _predict_file(job, saved, inference, wanted, device, palette, parsed.opacity)
         print(f"{job.image} ({labels.shape[1]}x{labels.shape[0]}): {job.mask}, {job.overlay}")
         for name, share in shares(labels, classes):
             print(f"  {100 * share:5.1f} %  {name}")

@@ -46,7 +46,9 @@ def build_operator(
     """
     try:
         operator = registry.get(name)
-    except (registry.UnknownOperatorError, registry.BrokenOperatorError) as error:
+    except registry.UnknownOperatorError as error:
+        raise UsageError(f"{error}; one of your own is named by --operator FILE.py:CLASS, too") from error
+    except registry.BrokenOperatorError as error:
         raise UsageError(str(error)) from error
     parameters = inspect.signature(operator.__init__).parameters
     _expect_settings(name, settings, [parameter for parameter in parameters if parameter not in _GIVEN])

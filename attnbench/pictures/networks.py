@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.accuracy import learning, segmentor_of
-from attnbench.config import Amp
+from attnbench.config import WHOLE, Amp, Inference
 from attnbench.data.base import SegmentationDataset
 from attnbench.data.transforms import normalise
-from attnbench.errors import UsageError
-from attnbench.evaluation import evaluate
+from attnbench.evaluation import evaluate, segment
+from attnbench.evaluation.as_trained import as_trained
 from attnbench.metrics import ConfusionMatrix, classes_of
-from attnbench.models.saved import load_any
+from attnbench.models.saved import Saved
 from attnbench.pictures.scenes import Scene
 from attnbench.records import Trial
 from attnbench.training import fit
@@ -34,12 +34,18 @@ class Trained:
         title: name in figures.
         model: from images to logits at their size.
         miou: of the whole split that images are taken from.
+        mean: mean of each colour channel that images are normalised by, as a fraction of 255; none takes the dataset's.
+        std: standard deviation of each colour channel, likewise.
+        inference: how it reads images that it predicts.
     """
 
     operator: str
     title: str
     model: nn.Module
     miou: float
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    inference: Inference = WHOLE
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,27 +91,35 @@ def train(
         freeze_backbone=learns.freeze_backbone,
         progress=progress,
     )
-    return _scored(trial.operator, model, scored, trial.device, trial.recipe.amp)
+    return _scored(trial.operator, model, scored, trial.device, trial.inference or WHOLE, trial.recipe.amp)
 
 
-def load_trained(path: Path, scored: SegmentationDataset, device: str) -> Trained:
-    """Reads and scores the network in a checkpoint file.
+def score_saved(saved: Saved, path: Path, scored: SegmentationDataset, device: str) -> Trained:
+    """Scores the network of a checkpoint file, which reads images as it was trained to.
+
+    Args:
+        saved: the network.
+        path: its file, for errors.
+        scored: what is scored, loaded at the size that the network was trained on.
+        device: where it runs.
 
     Raises:
-        UsageError: if the file cannot be read, or its classes are not as many as the dataset's.
+        UsageError: if its classes are not the dataset's.
     """
-    saved = load_any(path)
-    if saved.num_classes != len(scored.classes):
-        raise UsageError(
-            f"checkpoint {str(path)!r}: expected the {len(scored.classes)} classes of dataset {scored.name!r}, "
-            f"got {saved.num_classes}"
-        )
-    return _scored(saved.operator, saved.model, scored, device)
+    return _scored(saved.operator, saved.model, as_trained(scored, saved, path), device, saved.inference)
 
 
-def _scored(operator: str, model: nn.Module, scored: SegmentationDataset, device: str, amp: Amp = "off") -> Trained:
-    scores = evaluate(model, scored, device=device, amp=amp)
-    return Trained(operator, registry.get(operator).spec.title, model.eval(), scores.miou)
+def _scored(
+    operator: str,
+    model: nn.Module,
+    scored: SegmentationDataset,
+    device: str,
+    inference: Inference,
+    amp: Amp = "off",
+) -> Trained:
+    scores = evaluate(model, scored, device=device, inference=inference, amp=amp)
+    title = registry.get(operator).spec.title
+    return Trained(operator, title, model.eval(), scores.miou, scored.mean, scored.std, inference)
 
 
 def slot(model: nn.Module) -> AttentionOperator | None:
@@ -117,18 +131,18 @@ def slot(model: nn.Module) -> AttentionOperator | None:
 def look(network: Trained, dataset: SegmentationDataset, scene: Scene) -> Answer:
     """What `network` predicts for `scene`, and what reaches its operator on the way."""
     device = next(network.model.parameters()).device
-    images = normalise(scene.image[None], dataset.mean, dataset.std).to(device)
+    images = normalise(scene.image[None], network.mean or dataset.mean, network.std or dataset.std).to(device)
     given: list[Tensor] = []
     operator = slot(network.model)
     hooks = []
     if operator is not None:
         hooks.append(operator.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0])))
     try:
-        logits = network.model(images)
+        network.model(images)
     finally:
         for hook in hooks:
             hook.remove()
-    labels = classes_of(logits)[0].cpu()  # (H, W)
+    labels = classes_of(segment(network.model, images, network.inference))[0].cpu()  # (H, W)
     matrix = ConfusionMatrix(len(dataset.classes))
     matrix.update(labels, scene.target)
     miou = matrix.scores().miou if bool(matrix.counts.any()) else None
