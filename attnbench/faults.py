@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import torch
 
 from attnbench.errors import UsageError
@@ -24,6 +29,28 @@ def failure(error: BaseException) -> tuple[Status, str]:
     if isinstance(error, UsageError):
         return "unsupported", reason
     return "error", f"{type(error).__name__}: {reason}"
+
+
+@contextmanager
+def one_line(what: str) -> Iterator[None]:
+    """Context in which what a network or torch raises becomes a `UsageError` of `what` that names the line."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (RuntimeError, MemoryError, ValueError) as error:
+        text = f"{what}: expected a network and a recipe that train, got {failure(error)[1]}{_place(error)}"
+        raise UsageError(text) from error
+
+
+def _place(error: BaseException) -> str:
+    """The last line of a source file of the project or of the user that the error went through."""
+    library = Path(torch.__file__).parent
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_file() and library not in path.parents:
+            return f" ({path.name}, line {frame.lineno})"
+    return ""
 
 
 def lost_device(error: Exception) -> bool:

@@ -20,6 +20,8 @@ class Behaviour:
         self.lie = 0
         """Bytes by which an answer to a range starts elsewhere."""
         self.say_length = True
+        self.say_total = True
+        """Whether an answer to a range says how long the whole is."""
         self.etag = '"one"'
         self.requests = []
 
@@ -46,7 +48,7 @@ def _handler(behaviour):
             body, total = behaviour.content[start:], len(behaviour.content)
             self.send_response(status)
             if status == 206:
-                self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+                self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total if behaviour.say_total else '*'}")
             if behaviour.say_length:
                 self.send_header("Content-Length", str(len(body)))
             if behaviour.etag:

@@ -59,6 +59,11 @@ def out_of_range(path):
     Image.fromarray(np.full(SIZE, 12, np.uint8)).save(path)
 
 
+def unlabelled(folder):
+    for path in folder.iterdir():
+        Image.fromarray(np.full(SIZE, 11, np.uint8)).save(path)
+
+
 FAULTS = {
     "image-no-image": (lambda root: (root / "val/b.png").write_text("none"), "val/b.png': expected a readable image"),
     "image-cut-short": (lambda root: cut(root / "train/b.png"), "image '.*train/b.png': expected a readable image"),
@@ -73,6 +78,10 @@ FAULTS = {
         "mask '.*valannot/b.png': expected labels 0..11, got 12",
     ),
     "empty-split": (lambda root: empty(root / "val"), "camvid split 'val': expected at least one image, got none in "),
+    "nothing-labelled": (
+        lambda root: unlabelled(root / "valannot"),
+        "camvid split 'val': expected at least one labelled pixel, got none in 2 masks",
+    ),
     "wrong-folder": (lambda root: root.rename(root.parent / "x"), "camvid: expected a folder with train.txt or train/"),
 }
 

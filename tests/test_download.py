@@ -141,6 +141,13 @@ def test_a_length_that_is_not_said_ends_with_the_connection(server, target):
     fetch(server, target)
 
 
+def test_a_range_of_a_length_that_is_not_said_has_an_end(server, target):
+    server.say_length, server.say_total = True, False
+    server.break_after = [30_000, 60_000]
+    fetch(server, target)
+    assert server.requests == [None, "bytes=30000-", "bytes=90000-"]
+
+
 def test_a_range_behind_the_end_starts_anew(server, target):
     target.parent.mkdir()
     part(target).write_bytes(CONTENT)

@@ -183,7 +183,7 @@ def test_logits_of_other_classes_are_an_error():
 
 
 def test_a_dataset_without_labelled_pixels_is_an_error():
-    with pytest.raises(ValueError, match="expected at least one labelled pixel, got none"):
+    with pytest.raises(UsageError, match="expected at least one labelled pixel to score, got none"):
         evaluate(Recorder(), Colours(ignored=1.1), device="cpu")
 
 

@@ -283,6 +283,10 @@ def test_a_folder_of_ones_own_is_checked(tmp_path, capsys):
     assert run("own", "--data-root", tmp_path) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if "all" in line and "6x8" in line)
     assert [cell.strip() for cell in row.strip("│").split("│")] == ["all", "2", "6x8", "1.04 %", "y"]
+    for name in "ab":
+        write_mask(tmp_path / f"masks/{name}.png", [255])
+    with pytest.raises(UsageError, match="own split 'all': expected at least one labelled pixel, got none in 2 masks"):
+        run("own", "--data-root", tmp_path)
     with pytest.raises(UsageError, match="--dry-run: expected a dataset that is downloaded, got 'own'"):
         run("own", "--data-root", tmp_path, "--dry-run")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from attnbench import planning, records
 from attnbench.accuracy import train_and_score
@@ -203,3 +204,28 @@ def test_an_operator_is_asked_for(capsys):
         train.main([])
     assert caught.value.code == 2
     assert "--operator" in capsys.readouterr().err
+
+
+def test_what_a_network_raises_is_one_line_with_its_place(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        (Path(__file__).parent / "sound_operator.py").read_text().replace("self.conv(x)", "self.conv(x[:, 1:])")
+    )
+    arguments = ["--operator", f"{tmp_path / 'mine.py'}:Sound", "--output", str(tmp_path / "out"), *SMALL[2:]]
+    with pytest.raises(SystemExit) as caught:
+        run_command(train.PROG, lambda: train.main(arguments))
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert caught.value.code == 2
+    assert "sound, context, seed 0" in line and "got RuntimeError: " in line and line.endswith("(mine.py, line 29)")
+
+
+def test_a_second_process_is_kept_out_of_the_folder(finished, tmp_path):
+    with FileLock(tmp_path / "runs/ema-context-seed0/lock"), pytest.raises(UsageError, match="no other process"):
+        run(tmp_path)
+    assert run(tmp_path, "--eval-every", "3") == 0
+    names = {path.name for path in (tmp_path / "runs/ema-context-seed0").iterdir()}
+    assert names - {"lock"} == {"checkpoints", "model.safetensors"}
+
+
+def test_brackets_in_paths_are_printed_as_they_are(tmp_path, capsys):
+    assert run(tmp_path / "a[red]b") == 0
+    assert "a[red]b" in "".join(capsys.readouterr().out.split())

@@ -280,7 +280,7 @@ def _report(
         console.print(shown)
     for problem in problems:
         console.print(f"[yellow]{escape(problem)}[/yellow]", highlight=False)
-    console.print(f"report: {folder / 'index.html'}, {folder / 'comparison.md'}", highlight=False)
+    console.print(f"report: {folder / 'index.html'}, {folder / 'comparison.md'}", highlight=False, markup=False)
     if table is not None:
         console.print(report.render_changes(table))
     return 1 if changes and changes.regressions else 0

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from attnbench.cli.arguments import Parser, amount, count, positive
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         writer.write(cost)
     console.print(_table(accuracy, cost, str(parsed.checkpoint)))
-    console.print(f"records: {writer.path}", highlight=False)
+    console.print(f"records: {writer.path}", highlight=False, markup=False)
     return 0
 
 
@@ -243,7 +244,7 @@ def _table(accuracy: Record, cost: Record, checkpoint: str) -> Table:
     latency = summarise_series(cost["samples_ms"])
     bound = "≥ " if cost["lower_bound"] else ""
     interval = "" if latency.low is None else f" [{latency.low:.1f}, {latency.high:.1f}]"
-    table = Table("figure", "value", title=f"{checkpoint}: {cost['title']}")
+    table = Table("figure", "value", title=escape(f"{checkpoint}: {cost['title']}"))
     for name, value in {
         "mIoU": f"{accuracy['miou']:.4f} on {accuracy['eval_images']} images",
         "mAcc": f"{accuracy['macc']:.4f}",

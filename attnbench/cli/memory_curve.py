@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ) from error
     console = console_of_width()
     console.print(plot.caption, highlight=False)
-    console.print(", ".join(str(parsed.output / name) for name in files), highlight=False)
+    console.print(", ".join(str(parsed.output / name) for name in files), highlight=False, markup=False)
     return 0
 
 

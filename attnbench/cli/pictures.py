@@ -149,10 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     for sheet in _sheets(kinds, parsed, networks, shown, scenes, answers):
         if isinstance(sheet, str):
-            console.print(sheet, highlight=False)
+            console.print(sheet, highlight=False, markup=False)
         else:
             path = sheet.write(parsed.output, parsed.format, parsed.dpi)
-            console.print(f"{path}: {sheet.caption}", highlight=False)
+            console.print(f"{path}: {sheet.caption}", highlight=False, markup=False)
     return 0
 
 
@@ -246,7 +246,9 @@ def _train(
     import torch
 
     from attnbench import pictures
+    from attnbench.cli.progress import describe
     from attnbench.cli.training_lines import caching
+    from attnbench.faults import one_line
 
     assert training is not None
     if trials[0].threads is not None:
@@ -262,13 +264,14 @@ def _train(
     with Progress(*columns, console=console, transient=True) as progress:
         for trial in trials:
             bar = progress.add_task(trial.operator, total=trial.recipe.iterations if trial.recipe else 0)
-            network = pictures.train(
-                trial,
-                training,
-                shown,
-                lambda step, bar=bar: progress.update(bar, completed=step.iteration),  # type: ignore[misc]
-                caching(progress.console),
-            )
+            with one_line(describe(trial)):
+                network = pictures.train(
+                    trial,
+                    training,
+                    shown,
+                    lambda step, bar=bar: progress.update(bar, completed=step.iteration),  # type: ignore[misc]
+                    caching(progress.console),
+                )
             progress.remove_task(bar)
             progress.console.print(f"{network.title}: mIoU {100 * network.miou:.1f}", highlight=False)
             networks.append(network)

@@ -170,7 +170,9 @@ def show_plan(console: Console, experiment: Experiment, trials: Sequence[Trial],
         console.print(f"{number:4d}  {describe(trial)}", highlight=False)
     tasks = collections.Counter(trial.task for trial in trials)
     counts = " and ".join(f"{count} {task}" for task, count in tasks.items())
-    console.print(f"{counts} trials on {trials[0].device}, results in {folder}; nothing was run", highlight=False)
+    console.print(
+        f"{counts} trials on {trials[0].device}, results in {folder}; nothing was run", highlight=False, markup=False
+    )
     if experiment.accuracy is not None and tasks["accuracy"]:
         console.print(f"recipe: {experiment.accuracy.recipe}", highlight=False)
 

@@ -28,5 +28,5 @@ def report_published(console: Console, folder: Path) -> int:
     for table in published_tables(written):
         console.print(table)
     console.print(counts(outcomes), highlight=False)
-    console.print(f"report: {', '.join(map(str, written.files))}", highlight=False)
+    console.print(f"report: {', '.join(map(str, written.files))}", highlight=False, markup=False)
     return 0

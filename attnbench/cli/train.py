@@ -138,16 +138,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(run: Any, console: Console) -> int:
     present = run.present()
     if present is not None:
-        console.print(f"{run}: trained already, mIoU {100 * present['miou']:.2f}; {run.weights}", highlight=False)
+        console.print(
+            f"{run}: trained already, mIoU {100 * present['miou']:.2f}; {run.weights}", highlight=False, markup=False
+        )
         return 0
-    console.print(str(run), highlight=False)
+    console.print(str(run), highlight=False, markup=False)
+    from attnbench.faults import one_line
+
     try:
-        record = run.run()
+        with one_line(str(run)):
+            record = run.run()
     except KeyboardInterrupt:
-        console.print(f"interrupted; the same command with --resume goes on from {run.folder}", highlight=False)
+        console.print(
+            f"interrupted; the same command with --resume goes on from {run.folder}", highlight=False, markup=False
+        )
         return 130
     if record is not None:
-        console.print(
-            f"mIoU {100 * record['miou']:.2f} on {record['eval_images']} images; {run.weights}", highlight=False
-        )
+        text = f"mIoU {100 * record['miou']:.2f} on {record['eval_images']} images; {run.weights}"
+        console.print(text, highlight=False, markup=False)
     return 0

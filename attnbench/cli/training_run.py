@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 import operators
@@ -109,7 +110,8 @@ class TrainingRun:
         """Trains, scores, exports the weights and writes the record, which the first process returns.
 
         Raises:
-            UsageError: if data, recipe, processes, folder or checkpoint do not fit one another.
+            UsageError: if data, recipe, processes, folder or checkpoint do not fit one another, or another process
+                trains in the folder.
             KeyboardInterrupt: if it was interrupted; there is a checkpoint where training had begun.
         """
         keep_freed_memory()
@@ -118,6 +120,27 @@ class TrainingRun:
         if self.first:
             expect_writable(self.folder)
             expect_writable(self.options.output / "records")
+        with self._alone() if self.first else nullcontext():
+            return self._learn(train, test, checkpoints)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps a second process out, which would take the first one's unfinished files for those of a dead run."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise UsageError(
+                f"--output: expected no other process that trains {self.trial.folder_name!r} in "
+                f"{str(self.options.output)!r}, got one at work"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _learn(self, train: SegmentationDataset, test: SegmentationDataset, checkpoints: Checkpoints) -> Record | None:
         if self.trial.threads is not None:
             torch.set_num_threads(self.trial.threads)
         model = segmentor_of(self.trial, len(train.classes))

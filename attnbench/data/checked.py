@@ -14,12 +14,16 @@ import platformdirs
 
 from attnbench.data.base import check_pair
 from attnbench.errors import UsageError
+from attnbench.metrics import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from attnbench.data.files import FileDataset
 
 Progress = Callable[[int, int], None]
 """Called with the pairs of files that are done, and their number."""
+
+_CHECK = "a pixel counts"
+"""What a check found out that older ones did not: what passed those is checked again."""
 
 _READERS = 8
 """Threads that read: on a cold or distant disk the wait for one file is another's time."""
@@ -32,7 +36,7 @@ def check_files(dataset: FileDataset, progress: Progress | None = None) -> None:
 
     Raises:
         UsageError: naming the first file that is missing, unreadable or of another kind or size, or has labels out of
-            range.
+            range; or the split, if no pixel in it counts.
     """
     remembered = _remembered_in(dataset)
     signature = _signature(dataset)
@@ -43,11 +47,15 @@ def check_files(dataset: FileDataset, progress: Progress | None = None) -> None:
     try:
         for _ in pool.map(lambda pair: check_pair(*pair, modes=dataset.mask_modes), dataset.pairs):
             pass
-        for done, _ in enumerate(pool.map(lambda index: _decode(dataset, index), range(len(dataset))), start=1):
+        labelled = False
+        for done, counts in enumerate(pool.map(lambda index: _decode(dataset, index), range(len(dataset))), start=1):
+            labelled |= counts
             if progress is not None:
                 progress(done, len(dataset))
     finally:
         pool.shutdown(cancel_futures=True)
+    if not labelled:
+        raise UsageError(nothing_labelled(dataset))
     with contextlib.suppress(OSError):
         remembered.parent.mkdir(parents=True, exist_ok=True)
         partial = remembered.with_suffix(f".{os.getpid()}")
@@ -55,8 +63,15 @@ def check_files(dataset: FileDataset, progress: Progress | None = None) -> None:
         partial.replace(remembered)
 
 
-def _decode(dataset: FileDataset, index: int) -> None:
-    dataset.decode(index)
+def nothing_labelled(dataset: FileDataset) -> str:
+    """What is said of a split that can neither be trained on nor scored."""
+    where = f"{dataset.name} split {dataset.split!r}"
+    return f"{where}: expected at least one labelled pixel, got none in {len(dataset)} masks"
+
+
+def _decode(dataset: FileDataset, index: int) -> bool:
+    """Whether a pixel of this mask counts."""
+    return bool((dataset.decode(index)[1] != IGNORE_INDEX).any())
 
 
 def _remembered_in(dataset: FileDataset) -> Path:
@@ -68,7 +83,7 @@ def _remembered_in(dataset: FileDataset) -> Path:
 
 def _signature(dataset: FileDataset) -> str:
     """Hash of what a check depends on: kind and values that masks may have, and path, size and time of every file."""
-    digest = hashlib.sha256(dataset.mask_meaning().encode())
+    digest = hashlib.sha256(f"{_CHECK}\n{dataset.mask_meaning()}".encode())
     for pair in dataset.pairs:
         for what, path in zip(("image", "mask"), pair, strict=True):
             try:

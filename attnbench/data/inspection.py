@@ -12,6 +12,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from attnbench.data.checked import nothing_labelled
 from attnbench.data.files import FileDataset
 from attnbench.errors import UsageError
 from attnbench.metrics import IGNORE_INDEX
@@ -78,6 +79,8 @@ def inspect(dataset: FileDataset, progress: Progress | None = None) -> Inspectio
             found.pixels += counts
         if progress is not None:
             progress(done, len(dataset))
+    if found.images == len(dataset) and not found.pixels[:-1].any():
+        found.problems.append(nothing_labelled(dataset))
     return found
 
 

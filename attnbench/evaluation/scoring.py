@@ -49,8 +49,8 @@ def evaluate(
         num_workers: processes that load; the result does not depend on it.
 
     Raises:
-        UsageError: if the dataset is empty or has a label beyond its classes, or the precision does not exist on the
-            device.
+        UsageError: if the dataset is empty, has no labelled pixel or a label beyond its classes, or the precision does
+            not exist on the device.
         ValueError: if the logits do not fit the targets.
     """
     if len(dataset) == 0:
@@ -71,7 +71,10 @@ def evaluate(
             done += len(images)
             if progress is not None:
                 progress(done, len(dataset))
-    scores = scores_of(add_up(matrix.counts))
+    counts = add_up(matrix.counts)
+    if not bool(counts.any()):
+        raise UsageError(f"dataset {dataset.name!r}: expected at least one labelled pixel to score, got none")
+    scores = scores_of(counts)
     if outlines is None:
         return scores
     outlines.add_up(add_up)

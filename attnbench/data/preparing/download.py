@@ -24,7 +24,7 @@ Progress = Callable[[int, int | None], None]
 _CHUNK = 1 << 20
 _TRANSIENT = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
-_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,8 @@ def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
         found = _RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
         if found is None:
             return -1, None
-        return int(found[1]), None if found[2] == "*" else int(found[2])
+        # all that is missing was asked for, so that a range of a file whose length is not said ends with the file
+        return int(found[1]), int(found[2]) + 1 if found[3] == "*" else int(found[3])
     length = response.headers.get("Content-Length")
     return 0, int(length) if length is not None and length.isdecimal() else None
 
