@@ -88,7 +88,8 @@ def test_training_is_that_of_a_comparison():
     assert not any(module.training for module in found.model.modules())
 
 
-def test_a_head_on_cached_features_is_shown_within_its_network():
+def test_a_head_on_cached_features_is_shown_within_its_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTNBENCH_CACHE", str(tmp_path / "cache"))  # not where another test has left its features
     parsed = command._parser().parse(["--operators", "ema", "--iterations", "2", "--freeze-backbone"])
     trials, training, shown = command._plan(command._experiment(parsed), train=True)
     (trial,) = trials
