@@ -7,6 +7,7 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from attnbench.models.build import build_operator
 from attnbench.models.weights import read_weights
 from attnbench.ranges import check_ranges
 from attnbench.records import Trial
+
+_LOG = logging.getLogger(__name__)
 
 
 def resolve_device(device: str, *, predicted: bool = False) -> str:
@@ -64,11 +67,26 @@ def plan(experiment: Experiment) -> list[Trial]:
         trials += _plan_accuracy(names, device, experiment)
     if not trials:
         raise UsageError("experiment: expected cost or accuracy to measure, got neither")
+    if device == "cpu" and experiment.accuracy is not None and experiment.accuracy.recipe.amp == "bfloat16":
+        _warn_of_emulation()
     for trial in trials:
         _fit_channels(trial)
         if trial.network is not None:
             _fit_weights(trial.network)
     return trials
+
+
+def emulates_bfloat16() -> bool:
+    """Whether this processor computes in bfloat16 by other instructions, several times slower than in float32."""
+    return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _warn_of_emulation() -> None:
+    if emulates_bfloat16():
+        _LOG.warning(
+            "amp bfloat16: this processor has no instructions for it, and computes in it several times slower than in "
+            "float32; --amp off trains in float32, which the records tell apart"
+        )
 
 
 def shard(trials: Sequence[Trial], part: int, parts: int) -> list[Trial]:

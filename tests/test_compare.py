@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from attnbench import planning, records
-from attnbench.cli import compare, report
+from attnbench.cli import compare, pictures, report, train
 from attnbench.cli.arguments import run_command
 from attnbench.config import load_preset, preset_names
 
@@ -250,3 +250,12 @@ def test_compiled_latency_stands_beside_eager_counts(tmp_path):
     assert record["compiled"] is True
     assert record["macs"] == 25 * 64 * 64
     assert any("torch.compile" in note for note in record["notes"])
+
+
+@pytest.mark.parametrize("command", [compare, train, pictures])
+def test_precision_and_length_of_the_training_are_options(command):
+    operator = ["--operator" if command is train else "--operators", "conv1x1"]
+    parsed = command._parser().parse([*operator, "--preset", "camvid", "--amp", "off", "--iterations", "7"])
+    found = command._experiment(parsed, 1)[0] if command is train else command._experiment(parsed)
+    assert (found.accuracy.recipe.amp, found.accuracy.recipe.iterations) == ("off", 7)
+    assert found.accuracy.recipe.optimizer == "adamw"

@@ -59,6 +59,16 @@ def test_plan_errors(changes, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("amp", "emulated", "warned"), [("bfloat16", True, 1), ("bfloat16", False, 0), ("off", True, 0)]
+)
+def test_a_precision_that_the_processor_lacks_is_a_warning(monkeypatch, caplog, amp, emulated, warned):
+    monkeypatch.setattr(planning, "emulates_bfloat16", lambda: emulated)
+    accuracy = Accuracy(recipe=Recipe(amp=amp))
+    planning.plan(Experiment(operators=("conv3x3",), device="cpu", cost=None, accuracy=accuracy))
+    assert sum("several times slower than in float32; --amp off" in line for line in caplog.messages) == warned
+
+
 def test_run_measures_records_and_resumes(tmp_path):
     first = finished(TINY, tmp_path)
     assert {event.kind for event in first.values()} == {"finished"}

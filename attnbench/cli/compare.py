@@ -160,7 +160,7 @@ def _experiment(arguments: argparse.Namespace) -> Experiment:
     if options["head"]:
         accuracy["network"] = accuracy.get("network", {}) | {"head": options["head"]}
     if options["iterations"]:
-        accuracy["recipe"] = {"iterations": options["iterations"]}
+        accuracy["recipe"] = accuracy.get("recipe", {}) | {"iterations": options["iterations"]}
     if options["seeds"]:
         accuracy["seeds"] = list(range(options["seeds"]))
     changes = given(operators="operators", operator_files="operator", device="device")

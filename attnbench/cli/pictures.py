@@ -187,7 +187,7 @@ def _words(image_size: tuple[int, int] | None) -> str:
 
 
 def _expect_one_source(parsed: argparse.Namespace) -> None:
-    training = ("operators", "iterations", "backbone", "backbone_weights", "freeze_backbone")
+    training = ("operators", "iterations", "backbone", "backbone_weights", "freeze_backbone", "amp")
     given = [name for name in training if getattr(parsed, name) is not None]
     if parsed.checkpoint and given:
         flag = given[0].replace("_", "-")
@@ -202,7 +202,7 @@ def _experiment(parsed: argparse.Namespace) -> Experiment:
         return {key: options[name] for key, name in names.items() if options[name] is not None}
 
     accuracy = accuracy_asked(parsed) | given(eval_split="split")
-    accuracy |= {"seeds": [parsed.seed], "recipe": given(iterations="iterations")}
+    accuracy |= {"seeds": [parsed.seed], "recipe": accuracy.get("recipe", {}) | given(iterations="iterations")}
     own = parsed.operator or []
     named = parsed.operators or ([] if own else list(DEFAULT_OPERATORS))
     changes = {"operators": named, "operator_files": own, "cost": None, "accuracy": accuracy}

@@ -50,7 +50,6 @@ def _parser() -> Parser:
     recipe.add_argument("--iterations", type=positive, metavar="N", help="steps of the optimiser")
     recipe.add_argument("--batch-size", type=positive, metavar="N", help="images of a step, of all processes together")
     recipe.add_argument("--accumulate", type=positive, metavar="N", help="micro-batches of a process's part of it")
-    recipe.add_argument("--amp", help="off, bfloat16, float16 (CUDA)")
     recipe.add_argument("--compile", action="store_true", default=None, help="torch.compile")
     recipe.add_argument(
         "--batch-norm",
@@ -83,8 +82,9 @@ def _experiment(arguments: argparse.Namespace, processes: int) -> tuple[Experime
         return {name: options[name] for name in names if options[name] is not None}
 
     preset = load_preset(options["preset"])
-    accuracy = accuracy_asked(arguments) | {
-        "recipe": given("iterations", "batch_size", "accumulate", "amp", "compile", "batch_norm"),
+    accuracy = accuracy_asked(arguments)
+    accuracy |= {
+        "recipe": accuracy.get("recipe", {}) | given("iterations", "batch_size", "accumulate", "compile", "batch_norm"),
         "seeds": [options["seed"]],
         "jobs": processes,
     }

@@ -10,7 +10,7 @@ from attnbench.cli.arguments import size
 from attnbench.cli.reading_options import add_reading, asked_reading
 from attnbench.config import Inference
 
-TRAINING = ("dataset", "data_root", "image_size", "backbone", "backbone_weights", "freeze_backbone")
+TRAINING = ("dataset", "data_root", "image_size", "backbone", "backbone_weights", "freeze_backbone", "amp")
 """Names of the options of training, as `argparse` knows them."""
 
 SCORING = ("whole", "slide", "stride", "scales", "flip", "boundary")
@@ -18,7 +18,7 @@ SCORING = ("whole", "slide", "stride", "scales", "flip", "boundary")
 
 
 def add_training(group: argparse._ArgumentGroup) -> None:
-    """Adds `--dataset`, `--data-root`, `--image-size`, `--backbone`, `--backbone-weights` and `--freeze-backbone`."""
+    """Adds the options named in `TRAINING`."""
     group.add_argument("--dataset", help="context (embedded, no download) or a name of docs/datasets.md")
     group.add_argument("--data-root", metavar="DIR", help="folder of the dataset (default: $ATTNBENCH_DATA)")
     group.add_argument("--image-size", type=size, metavar="HxW", help="size that images are loaded at")
@@ -32,6 +32,7 @@ def add_training(group: argparse._ArgumentGroup) -> None:
         help="train what stands behind the backbone alone: on features that are computed once (cached, meant where "
         "nothing is said), or on images, as recipes that resize or distort them want",
     )
+    group.add_argument("--amp", help="precision of the training: off (float32), bfloat16, float16 (CUDA)")
 
 
 def add_scoring(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +54,8 @@ def accuracy_asked(parsed: argparse.Namespace) -> dict[str, Any]:
     network = given("backbone", "backbone_weights")
     if "backbone" in network:
         network["output_stride"] = 4 if network["backbone"] == "small" else 8
-    return accuracy | ({"network": network} if network else {})
+    recipe = given("amp")
+    return accuracy | ({"network": network} if network else {}) | ({"recipe": recipe} if recipe else {})
 
 
 def scoring_asked(parsed: argparse.Namespace, default: Inference) -> dict[str, Any]:
