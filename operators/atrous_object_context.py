@@ -14,14 +14,17 @@ from operators.object_context_pooling import DROPOUT, SOURCE, ObjectContextPooli
 from operators.registry import register
 from operators.scaled_attention import ScaledAttention
 
+_SLOPE = 0.01
+"""Of the authors' leaky ReLUs."""
+
 
 @register
 class AtrousObjectContext(AttentionOperator):
     """ASP-OC: object context beside a 1x1 and three dilated convolutions of the map, fused.
 
-    Equation: `y = f([ReLU(BN(P(g(x)))), h_0(x), h_1(x), h_2(x), h_3(x)])` with `P` of `ObjectContextPooling`, a 3x3
+    Equation: `y = f([r(BN(P(g(x)))), h_0(x), h_1(x), h_2(x), h_3(x)])` with `P` of `ObjectContextPooling`, a 3x3
     convolution `g`, a 1x1 convolution `h_0` and 3x3 convolutions `h_i` of dilation `r_i`, all to `E` channels, and a
-    1x1 convolution `f`; each convolution has batch normalisation and ReLU.
+    1x1 convolution `f`; each convolution has batch normalisation and ReLU. `r` is a leaky ReLU of slope 0.01.
 
     Args:
         channels: width `C` of the map.
@@ -52,6 +55,8 @@ class AtrousObjectContext(AttentionOperator):
     Deviations:
         Queries and keys are two projections each, as in the authors' later code; their first has one for both
         (`key_layers=1, share=True`), values as wide as the branch, and a 1x1 convolution behind the object context.
+        The object context is rectified leakily, as in the first code. The later one has a ReLU there, whose gradient
+        is zero at the zeros that `P` starts with: the object context would stay zero for good.
         Both compute the context on maxima of 2x2 pixels, which the paper's equations do not show (`subsample=1`); a
         side of length 1 is not pooled, so that any size works. The dilations are those for an output stride of 8.
         The dropout behind the last normalisation belongs to the head.
@@ -73,6 +78,8 @@ class AtrousObjectContext(AttentionOperator):
             "wider values and one more 1x1 convolution: `key_layers`, `share`.",
             "The object context is computed on maxima of 2x2 pixels as in the authors' code, which the equations do "
             "not show: `subsample`.",
+            "The object context is rectified leakily as in the authors' first code: behind the later one's ReLU it "
+            "would stay at the zeros that it starts with.",
             DROPOUT,
         ),
     )
@@ -119,7 +126,7 @@ class AtrousObjectContext(AttentionOperator):
     def forward(self, x: Tensor) -> Tensor:
         """Concatenates the object context and the convolutions, and fuses them."""
         self.expect_map(x)
-        context = F.relu(self.norm(self.context(self.front(x))))  # (B, E, H, W)
+        context = F.leaky_relu(self.norm(self.context(self.front(x))), _SLOPE)  # (B, E, H, W)
         fused: Tensor = self.fuse(torch.cat([context, *(branch(x) for branch in self.branches)], dim=1))
         return fused
 

@@ -22,6 +22,20 @@ class InfiniteGradient(Sound):
         return x + (self.conv(x) * 0.0).abs().sqrt()
 
 
+class RectifiesZeros(Sound):
+    """Nothing of it moves from where it starts, and noise in its parameters would hide that."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.norm = nn.BatchNorm2d(channels)
+        for parameter in self.conv.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.expect_map(x)
+        return x + F.relu(self.norm(self.conv(x)))
+
+
 class CutGradient(Sound):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.detach()) + 0.0 * x

@@ -38,6 +38,7 @@ BROKEN: tuple[tuple[str, type[AttentionOperator], str], ...] = (
     ("state_dict", behaviour.HoldsFunction, "lambda"),
     ("parameter_gradients", claims.UnusedParameter, "gradient for gamma, got none"),
     ("parameter_gradients", claims.InfiniteGradient, "finite gradient"),
+    ("learning", claims.RectifiesZeros, "gradient other than zero for conv.weight in 4 steps, got none"),
     ("gradient_claim", claims.CutGradient, "exact derivative"),
     ("gradient_claim", claims.ClaimsCut, "cut gradient"),
     ("reach", claims.ReadsWindow, "reach 'pixel' from pixel \\(13, 14\\), got 'window'"),

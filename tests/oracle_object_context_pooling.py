@@ -13,7 +13,6 @@ from oracle_layers import (
     conv_norm_relu,
     each,
     normalise,
-    relu,
     resize,
 )
 from torch import Tensor
@@ -67,7 +66,8 @@ def pyramid(
 ) -> Map:
     """ASP-OC."""
     front = conv_norm_relu(x, parameters, "front")
-    context = relu(normalise(pooling(front, parameters, share=share, subsample=subsample), parameters, "norm"))
+    normal = normalise(pooling(front, parameters, share=share, subsample=subsample), parameters, "norm")
+    context = [[torch.where(value > 0, value, value / 100) for value in row] for row in normal]
     branches = [
         conv_norm_relu(x, parameters, f"branches.{index}", dilation=dilation)
         for index, dilation in enumerate((1, *dilations))

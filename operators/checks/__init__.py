@@ -1,7 +1,7 @@
 """The contract of operators as importable checks, for the built-ins and for third parties alike.
 
-A check takes an operator class (and settings for its constructor), builds the operator with noise in every
-parameter, and raises a `ConformanceError` that says what was expected and what came. In a test suite:
+A check takes an operator class (and settings for its constructor), builds the operator, most of them with noise in
+every parameter, and raises a `ConformanceError` that says what was expected and what came. In a test suite:
 
     from operators.checks import parametrize_with_checks
 
@@ -49,7 +49,7 @@ from operators.checks.outputs import (
     check_spec,
 )
 from operators.checks.running import QUICK, parametrize_with_checks, run_checks
-from operators.checks.training import check_fused, check_parameter_gradients, check_small_batch
+from operators.checks.training import check_fused, check_learning, check_parameter_gradients, check_small_batch
 
 __all__ = [
     "CHANNELS",
@@ -71,6 +71,7 @@ __all__ = [
     "check_gradient_claim",
     "check_growth",
     "check_input_kept",
+    "check_learning",
     "check_macs",
     "check_macs_batch",
     "check_memory_format",

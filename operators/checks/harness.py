@@ -56,6 +56,13 @@ def fail(operator: Operator, message: str, cause: Exception | None = None) -> No
     raise ConformanceError(f"{operator.__name__}: {message}") from cause
 
 
+def initialised(operator: Operator, channels: int = CHANNELS, **settings: Any) -> AttentionOperator:
+    """Builds `operator` as its constructor leaves it, with `num_classes` if that declares it."""
+    if "num_classes" in inspect.signature(operator).parameters:
+        settings.setdefault("num_classes", NUM_CLASSES)
+    return operator(channels, **settings)
+
+
 def construct(operator: Operator, channels: int = CHANNELS, *, seed: int = 0, **settings: Any) -> AttentionOperator:
     """Builds `operator` in evaluation mode, with seeded noise in every parameter and running statistic.
 
@@ -73,11 +80,9 @@ def construct(operator: Operator, channels: int = CHANNELS, *, seed: int = 0, **
         >>> construct(get("conv3x3"), 8)(torch.ones(1, 8, 5, 7)).shape
         torch.Size([1, 8, 5, 7])
     """
-    if "num_classes" in inspect.signature(operator).parameters:
-        settings.setdefault("num_classes", NUM_CLASSES)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        built = operator(channels, **settings)
+        built = initialised(operator, channels, **settings)
         for parameter in built.parameters():
             # Scaled by the fan-in, so that energies stay where a softmax is neither flat nor saturated.
             fan_in = parameter[0].numel() if parameter.ndim > 1 else 1

@@ -15,9 +15,13 @@ from operators.checks.harness import (
     construct,
     error_between,
     fail,
+    initialised,
     sample,
 )
 from operators.interface import AttentionOperator
+
+_STEPS = 4
+"""Enough for what starts at zero behind what starts at zero."""
 
 
 @check
@@ -36,6 +40,30 @@ def check_parameter_gradients(operator: Operator, **settings: Any) -> None:
             fail(operator, f"expected a gradient for {name}, got none")
         if not bool(torch.isfinite(gradient).all()):
             fail(operator, f"expected a finite gradient for {name}, got others")
+
+
+@check
+def check_learning(operator: Operator, **settings: Any) -> None:
+    """From its own initialisation, steps of SGD reach every weight: a ReLU behind zeros would let none through."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        built = initialised(operator, **settings).train()
+        waiting = {name: value for name, value in built.named_parameters() if value.requires_grad and value.ndim > 1}
+        if not waiting:
+            return
+        optimizer = torch.optim.SGD(built.parameters(), lr=0.1)
+        for step in range(_STEPS):
+            y, logits = built.forward_with_auxiliary(sample(4, CHANNELS, 9, 9, seed=step, dtype=torch.float32))
+            losses = [
+                (out - sample(*out.shape, seed=step + _STEPS, dtype=out.dtype)).square().mean()
+                for out in (y, *logits.values())
+            ]
+            optimizer.zero_grad()
+            torch.autograd.backward(losses)
+            optimizer.step()
+            waiting = {name: value for name, value in waiting.items() if value.grad is None or not value.grad.any()}
+    if waiting:
+        fail(operator, f"expected a gradient other than zero for {', '.join(waiting)} in {_STEPS} steps, got none")
 
 
 @check
