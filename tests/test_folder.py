@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from dataset_trees import write_image, write_list, write_mask
 from PIL import Image
 
+from attnbench import runner
+from attnbench.cli import compare
 from attnbench.data import build_dataset, check_dataset, dataset_splits
 from attnbench.data.folder import Description, Folder, read_description
 from attnbench.errors import UsageError
@@ -231,3 +236,16 @@ def test_images_of_sixteen_bits_keep_their_contrast(home):
     (home / "photos/a.png").unlink()
     with pytest.raises(UsageError, match=r"a.tif': expected 8 or 16 bits for each channel, got floating point"):
         check_dataset(build_dataset("garden", split="all", root=home))
+
+
+def test_the_pages_example_is_read_by_the_pages_command(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "datasets.md").read_text()
+    home = tmp_path / "garden"
+    for split in ("train", "val"):
+        write_image(home / "images" / split / "a.jpg")
+        write_mask(home / "masks" / split / "a.png", [1, 0, 255])
+    write_list(home / "val.txt", ["a"])
+    (home / "dataset.toml").write_text(re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1])
+    command = re.search(r'make compare ARGS="(--dataset garden.*?)"', page)[1].replace("DIR", str(tmp_path))
+    experiment = compare._experiment(compare._parser().parse(command.split()))
+    assert runner.check_data(experiment.accuracy) == str(tmp_path)

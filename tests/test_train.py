@@ -179,7 +179,6 @@ def test_two_processes_under_torchrun(tmp_path):
         (["--accumulate", "3"], "accumulate: expected a divisor of batch_size 4"),
         (["--amp", "float16"], "amp: expected 'off' or 'bfloat16' on device 'cpu'"),
         (["--dataset", "camvid", "--data-root", "/absent"], "camvid"),
-        (["--workers", "-1"], "--workers: expected a number from 0 on"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, arguments, message):
@@ -197,6 +196,12 @@ def test_a_loss_that_is_not_finite_is_one_line(tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert "expected a finite loss, got " in line and "a lower learning_rate" in line
     assert not (tmp_path / "out" / "records").exists()
+
+
+@pytest.mark.parametrize(("asked", "expected"), [([], 4), (["--workers", "0"], 0), (["--workers", "2"], 2)])
+def test_processes_that_load_are_the_presets(asked, expected):
+    parsed = train._parser().parse(["--operator", "ema", "--preset", "voc", *asked])
+    assert train._experiment(parsed, 1)[1].workers == expected
 
 
 def test_an_operator_is_asked_for(capsys):

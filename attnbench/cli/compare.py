@@ -102,7 +102,10 @@ def _parser() -> Parser:
     add_training(accuracy)
     accuracy.add_argument("--head", help="slot (the decode head) or linear (a 1x1 classifier on the backbone)")
     accuracy.add_argument(
-        "--workers", type=count, metavar="N", help="processes that load data for each training run (default: 0)"
+        "--workers",
+        type=count,
+        metavar="N",
+        help="processes that load data for each training run (default: the preset's)",
     )
     accuracy.add_argument(
         "--tensorboard", action="store_true", help="write TensorBoard's events into the results folder"

@@ -69,7 +69,6 @@ def _parser() -> Parser:
     add_training(parser.add_argument_group("network and data"))
 
     data = parser.add_argument_group("images")
-    data.add_argument("--split", metavar="NAME", help="part of the dataset to show and score (default: the preset's)")
     data.add_argument("--images", type=indices, default=[0, 1], metavar="I,J", help="images, from 0 (default: 0,1)")
     data.add_argument(
         "--pixel",
@@ -201,7 +200,7 @@ def _experiment(parsed: argparse.Namespace) -> Experiment:
     def given(**names: str) -> dict[str, Any]:
         return {key: options[name] for key, name in names.items() if options[name] is not None}
 
-    accuracy = accuracy_asked(parsed) | given(eval_split="split")
+    accuracy = accuracy_asked(parsed)
     accuracy |= {"seeds": [parsed.seed], "recipe": accuracy.get("recipe", {}) | given(iterations="iterations")}
     own = parsed.operator or []
     named = parsed.operators or ([] if own else list(DEFAULT_OPERATORS))

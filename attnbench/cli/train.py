@@ -12,10 +12,9 @@ from typing import Any
 
 from rich.console import Console
 
-from attnbench.cli.arguments import Parser, console_of_width, positive
+from attnbench.cli.arguments import Parser, console_of_width, count, positive
 from attnbench.cli.training_options import accuracy_asked, add_scoring, add_training, scoring_asked
 from attnbench.config import WHOLE, Accuracy, Experiment, load_preset, preset_names, updated
-from attnbench.errors import UsageError
 
 PROG = "train.py"
 DEFAULT_OUTPUT = Path("results/local")
@@ -63,7 +62,7 @@ def _parser() -> Parser:
     how.add_argument(
         "--threads", type=positive, metavar="N", help="threads of each process on CPU (default: its share)"
     )
-    how.add_argument("--workers", type=int, default=0, metavar="N", help="processes that load data, for each (0)")
+    how.add_argument("--workers", type=count, metavar="N", help="processes that load data, for each (the preset's)")
     how.add_argument("--resume", action="store_true", help="go on from the latest checkpoint, if there is one")
     how.add_argument("--checkpoint-every", type=positive, metavar="N", help="iterations (default: a tenth of them)")
     how.add_argument("--eval-every", type=positive, metavar="N", help="iterations (default: score at the end alone)")
@@ -82,7 +81,7 @@ def _experiment(arguments: argparse.Namespace, processes: int) -> tuple[Experime
         return {name: options[name] for name in names if options[name] is not None}
 
     preset = load_preset(options["preset"])
-    accuracy = accuracy_asked(arguments)
+    accuracy = accuracy_asked(arguments) | given("workers")
     accuracy |= {
         "recipe": accuracy.get("recipe", {}) | given("iterations", "batch_size", "accumulate", "compile", "batch_norm"),
         "seeds": [options["seed"]],
@@ -105,11 +104,9 @@ def _experiment(arguments: argparse.Namespace, processes: int) -> tuple[Experime
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains what the command line asks for; returns the exit code."""
     parsed = _parser().parse(arguments)
-    if parsed.workers < 0:
-        raise UsageError(f"--workers: expected a number from 0 on, got {parsed.workers}")
     logging.basicConfig(level=logging.WARNING, format=f"{PROG}: %(message)s")
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    experiment, accuracy = _experiment(parsed, count)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    experiment, accuracy = _experiment(parsed, world)
 
     from attnbench import planning
     from attnbench.cli.training_run import Options, TrainingRun
@@ -118,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (trial,) = planning.plan(experiment)
     trial = dataclasses.replace(
         trial,
-        processes=count if count > 1 else None,
+        processes=world if world > 1 else None,
         threads=parsed.threads if parsed.threads and trial.device == "cpu" else trial.threads,
     )
     options = Options(
@@ -126,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         resume=parsed.resume,
         checkpoint_every=parsed.checkpoint_every,
         eval_every=parsed.eval_every,
-        workers=parsed.workers,
+        workers=accuracy.workers,
         tensorboard=parsed.tensorboard,
     )
     with joined(trial.device) as processes:

@@ -10,7 +10,7 @@ from attnbench.cli.arguments import size
 from attnbench.cli.reading_options import add_reading, asked_reading
 from attnbench.config import Inference
 
-TRAINING = ("dataset", "data_root", "image_size", "backbone", "backbone_weights", "freeze_backbone", "amp")
+TRAINING = ("dataset", "data_root", "split", "image_size", "backbone", "backbone_weights", "freeze_backbone", "amp")
 """Names of the options of training, as `argparse` knows them."""
 
 SCORING = ("whole", "slide", "stride", "scales", "flip", "boundary")
@@ -21,6 +21,7 @@ def add_training(group: argparse._ArgumentGroup) -> None:
     """Adds the options named in `TRAINING`."""
     group.add_argument("--dataset", help="context (embedded, no download) or a name of docs/datasets.md")
     group.add_argument("--data-root", metavar="DIR", help="folder of the dataset (default: $ATTNBENCH_DATA)")
+    group.add_argument("--split", metavar="NAME", help="part of the dataset that is scored (default: the preset's)")
     group.add_argument("--image-size", type=size, metavar="HxW", help="size that images are loaded at")
     group.add_argument("--backbone", help="small, resnet18, resnet34, resnet50, resnet101")
     group.add_argument("--backbone-weights", metavar="FILE", help="weights under torchvision's names")
@@ -49,6 +50,8 @@ def accuracy_asked(parsed: argparse.Namespace) -> dict[str, Any]:
         return {name: options[name] for name in names if options[name] is not None}
 
     accuracy = given("dataset", "data_root", "image_size")
+    if options["split"] is not None:
+        accuracy["eval_split"] = options["split"]
     if options["freeze_backbone"]:
         accuracy |= {"freeze_backbone": True, "cache_features": options["freeze_backbone"] == "cached"}
     network = given("backbone", "backbone_weights")
