@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from record_factory import cost_record
+from record_factory import accuracy_record, cost_record
 
 from attnbench.cli import repeatability
 from attnbench.errors import UsageError
 from attnbench.records import RecordWriter
 from attnbench.report.repeat import repeat_table, repeats, sentences
+from attnbench.report.retrained import retrained, retrained_table, sentence
 
 
 def run(**factors: float) -> list[dict[str, object]]:
@@ -52,5 +53,35 @@ def test_command_writes_the_block(tmp_path, capsys) -> None:
 
 
 def test_runs_without_a_common_trial_are_refused(tmp_path) -> None:
-    with pytest.raises(UsageError, match="expected two runs that timed the same trials"):
+    with pytest.raises(UsageError, match="expected two runs that timed or trained the same trials"):
         repeatability.main([str(tmp_path), str(tmp_path)])
+
+
+def trained(changes: dict[tuple[str, int], float], **fields: object) -> list[dict[str, object]]:
+    return [accuracy_record(name, seed, miou=miou, **fields) for (name, seed), miou in changes.items()]
+
+
+def test_scores_of_one_seed_are_held_against_each_other() -> None:
+    first = trained({("ema", 0): 0.50, ("ema", 1): 0.52, ("conv3x3", 0): 0.40, ("non_local", 0): 0.7})
+    second = trained({("ema", 0): 0.51, ("ema", 1): 0.44, ("conv3x3", 0): 0.401}, environment="0" * 16)
+    second += trained({("non_local", 0): 0.1, ("ema", 2): 0.9})
+    second += [accuracy_record("ema", 3, status="error", reason="it broke")]
+    found = retrained(first, second, without=["non_local"])
+    assert [(item.title, item.seeds) for item in found] == [("EMA", (0, 1)), ("Conv 3x3", (0,))]
+    assert found[0].differences == pytest.approx([1.0, -8.0])
+    assert sentence(found) == (
+        "Scores: of 3 networks that were trained twice with one seed, half differ by less than 1.00 points of mIoU, "
+        "nine in ten by less than 6.6, and one (EMA, seed 1) by 8.0."
+    )
+    rows = [[cell.text for cell in row] for row in retrained_table(found).rows]
+    assert rows == [["EMA", "51.0", "47.5", "+1.0, -8.0"], ["Conv 3x3", "40.0", "40.1", "+0.1"]]
+
+
+def test_command_tells_scores_too(tmp_path, capsys) -> None:
+    for name in "ab":
+        with RecordWriter(tmp_path / name) as writer:
+            writer.write(accuracy_record("ema"))
+    document = tmp_path / "page.md"
+    document.write_text("<!-- repeat:begin -->\n<!-- repeat:end -->\n", encoding="utf-8")
+    assert repeatability.main([str(tmp_path / "a"), str(tmp_path / "b"), "--document", str(document)]) == 0
+    assert "of 1 networks" in capsys.readouterr().out and "| EMA" in document.read_text(encoding="utf-8")

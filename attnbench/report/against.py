@@ -113,7 +113,7 @@ def compare(
         margins: what is let pass; the defaults of `Margins` where none.
     """
     margins = margins or Margins()
-    current, earlier = _latest(now), _latest(then)
+    current, earlier = latest_by_trial(now), latest_by_trial(then)
     both = [key for key in current if key in earlier]
     changes: list[Change] = []
     apart = False
@@ -126,7 +126,8 @@ def compare(
     return Comparison(tuple(changes), tuple(_notes(len(both), len(current), len(earlier), apart, margins)))
 
 
-def _latest(records: Sequence[Record]) -> dict[str, Record]:
+def latest_by_trial(records: Sequence[Record]) -> dict[str, Record]:
+    """The latest record of each trial, whatever the machine and the code."""
     ordered = sorted(records, key=lambda record: str(record["started"]))
     return {_key(record): record for record in ordered}
 
