@@ -39,6 +39,7 @@ __all__ = [
     "identity",
     "load",
     "load_environments",
+    "trial_key",
     "validate",
 ]
 
@@ -161,6 +162,22 @@ def identity(trial: Trial, environment: str, source: str) -> str:
     fields = {**trial.fields(), "protocol": PROTOCOL, "environment": environment, "source": source}
     fields.pop("network.backbone_weights", None)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:24]
+
+
+_APART = frozenset({"threads", "network.backbone_weights"})
+_TRIAL = frozenset(Trial.__dataclass_fields__)
+
+
+def trial_key(fields: Record, *, seeds: bool = True) -> str:
+    """What tells a trial from others, of a record or of `Trial.fields`: neither machine nor threads nor code."""
+    kept = {
+        name: value
+        for name, value in fields.items()
+        if (name in _TRIAL or name.startswith(("network.", "recipe.", "inference."))) and name not in _APART
+    }
+    if not seeds:
+        kept.pop("seed", None)
+    return json.dumps(kept, sort_keys=True)
 
 
 class RecordWriter:

@@ -7,6 +7,7 @@ again, and a worker that dies, hangs or runs out of memory costs the row of the 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,9 +19,11 @@ from attnbench.config import Accuracy, Experiment
 from attnbench.data import build_dataset, check_dataset
 from attnbench.environment import commit, environment_hash, fingerprint
 from attnbench.planning import blocks, cores, jobs
-from attnbench.records import PROTOCOL, Record, RecordWriter, Trial
+from attnbench.records import PROTOCOL, Record, RecordWriter, Trial, trial_key
 from attnbench.supervisor import Event, Limits, run_lanes
 from attnbench.worker import WorkerOptions
+
+_LOG = logging.getLogger(__name__)
 
 
 def run(
@@ -58,6 +61,7 @@ def run(
             yield Event("present", trial, record)
     if not missing:
         return
+    _tell_of_others(missing, list(present.values()), key, folder)
     data_root = check_data(experiment.accuracy, checking)
     conforming: set[str] = set()
     with RecordWriter(folder) as writer:
@@ -82,6 +86,23 @@ def run(
                 if event.trial.task == "cost" and record["status"] == "ok":
                     conforming.add(event.trial.operator)
                 yield Event("finished", event.trial, record)
+
+
+def _tell_of_others(missing: Sequence[Trial], there: Sequence[Record], environment: str, folder: Path) -> None:
+    """Says of trials that are about to run whether the folder has records of them that do not count."""
+    asked = {trial_key(trial.fields()) for trial in missing}
+    others = [record for record in there if trial_key(record) in asked]
+    elsewhere = {trial_key(record) for record in others if record["environment"] != environment}
+    changed = {trial_key(record) for record in others} - elsewhere
+    for keys, how in ((elsewhere, "on another machine or with other software"), (changed, "with other code")):
+        if keys:
+            _LOG.warning(
+                "%s: %d of the %d trials to run are recorded there as measured %s, and are measured again",
+                folder,
+                len(keys),
+                len(missing),
+                how,
+            )
 
 
 def _calibrate(experiment: Experiment, missing: Sequence[Trial], folder: Path, environment: str) -> None:

@@ -93,6 +93,18 @@ def test_run_measures_records_and_resumes(tmp_path):
     }
 
 
+def test_records_that_do_not_count_are_told(tmp_path, monkeypatch, caplog):
+    finished(TINY, tmp_path)
+    assert not caplog.messages
+    monkeypatch.setattr(runner.operators, "source_hash", lambda operator: f"{len(operator.__name__):016d}")
+    finished(dataclasses.replace(TINY, operators=("conv1x1", "identity")), tmp_path)
+    (told,) = caplog.messages
+    assert "1 of the 2 trials to run are recorded there as measured with other code, and are measured again" in told
+    monkeypatch.setattr(runner, "environment_hash", lambda _: "0" * 16)
+    finished(TINY, tmp_path)
+    assert "2 of the 2 trials to run are recorded there as measured on another machine or with" in caplog.messages[1]
+
+
 def test_every_level_is_measured_apart(tmp_path):
     """The core of EMA is its iterations; the levels around it only add; identity has no core to show."""
     network = Network(backbone="small", slot_channels=8, head_channels=8)

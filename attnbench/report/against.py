@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from attnbench.records import Record, Trial
+from attnbench.records import Record, trial_key
 from attnbench.report.cells import Cell, Column
 from attnbench.report.facts import machine
 from attnbench.report.tables import Table
@@ -22,8 +22,6 @@ from attnbench.statistics import paired as paired_difference
 
 Verdict = Literal["worse", "better", "same", "undecided"]
 Environments = Mapping[str, Mapping[str, Any]]
-_IGNORED = {"threads", "network.backbone_weights"}
-_TRIAL = set(Trial.__dataclass_fields__) - _IGNORED
 _EXACT = (("params", "parameters"), ("macs", "MACs"))
 _HEADERS = ("Operator", "Setting", "Measure", "Then", "Now", "Change", "Verdict")
 
@@ -129,19 +127,7 @@ def compare(
 def latest_by_trial(records: Sequence[Record]) -> dict[str, Record]:
     """The latest record of each trial, whatever the machine and the code."""
     ordered = sorted(records, key=lambda record: str(record["started"]))
-    return {_key(record): record for record in ordered}
-
-
-def _key(record: Record, *, seeds: bool = True) -> str:
-    """All fields of the trial; neither machine nor code."""
-    fields = {
-        name: value
-        for name, value in record.items()
-        if (name in _TRIAL or name.startswith(("network.", "recipe.", "inference."))) and name not in _IGNORED
-    }
-    if not seeds:
-        fields.pop("seed", None)
-    return json.dumps(fields, sort_keys=True)
+    return {trial_key(record): record for record in ordered}
 
 
 def _machine(record: Record, environments: Environments) -> str:
@@ -200,7 +186,7 @@ def _accuracy(pairs: Sequence[tuple[Record, Record]], margins: Margins) -> Itera
     groups: dict[str, list[tuple[Record, Record]]] = {}
     for new, old in pairs:
         if new["task"] == "accuracy" and new["status"] == old["status"] == "ok":
-            groups.setdefault(_key(new, seeds=False), []).append((new, old))
+            groups.setdefault(trial_key(new, seeds=False), []).append((new, old))
     for group in groups.values():
         sides = [[100 * float(record["miou"]) for record in side] for side in zip(*group, strict=True)]
         mean, low, high = paired_difference(sides[0], sides[1])
