@@ -20,7 +20,8 @@ PLACES = ((40, 100, 100), (120, 200, 300), (200, 220, 60), (300, 150, 200))
 """Image, top and left of each crop: ten of the eleven classes are in them."""
 
 NETWORK = Network(dropout=0.0)
-RECIPE = Recipe(iterations=100, batch_size=4, flip=False, learning_rate=0.01, weight_decay=0.0, class_balance="enet")
+RECIPE = Recipe(iterations=150, batch_size=4, flip=False, learning_rate=0.01, weight_decay=0.0, class_balance="enet")
+"""Long enough that the slowest to learn, PSANet and DANet, pass on every processor: they reach 88 %."""
 
 USUAL = ("conv3x3", "criss_cross", "disentangled_non_local", "ema", "hamburger", "non_local", "squeeze_excitation")
 """What every run of the suite trains; the rest is left to the full one."""
