@@ -2,6 +2,8 @@ import gc
 
 import pytest
 
+from operators import registry
+
 
 @pytest.fixture(autouse=True, scope="session")
 def imports_are_not_garbage():
@@ -15,4 +17,12 @@ def cache_of_its_own(tmp_path_factory):
     """What a check of data remembers goes nowhere that outlives the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTNBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def operators_of_its_own():
+    """A file of an operator that one module loads takes no name from the next: workers run them in any order."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_registered", dict(registry._registered))
         yield
