@@ -1,6 +1,11 @@
 import gc
+import os
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the processor among them: threads of two that wait for each other take three times as long.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
 
 from operators import registry
 
