@@ -2,6 +2,7 @@
 
 import dataclasses
 import multiprocessing
+import os
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from attnbench import planning, runner
 from attnbench.config import Accuracy, Experiment, Network, Recipe
 from attnbench.data import build_dataset
+from attnbench.data.features import ABOUT
 from attnbench.data.loading import training_batches
 from attnbench.data.transforms import collate, normalise
 from attnbench.errors import UsageError
@@ -113,6 +115,29 @@ def test_crops_of_features_lie_on_crops_of_labels():
         places |= {(int(row[0, 1] - row[0, 0]), int(row[0, 0]) // 12) for row in inputs[:, 0]}
     assert {direction for direction, _ in places} == {1, -1}
     assert len(places) > 6
+
+
+def test_a_copy_of_the_files_has_the_same_features_and_another_content_has_not(tmp_path, cache):
+    def folder(name, image):
+        pair = (tmp_path / name / "0.png", tmp_path / name / "0_mask.png")
+        pair[0].parent.mkdir()
+        for path, content in zip(pair, (image, b"mask"), strict=True):
+            path.write_bytes(content)
+            os.utime(path, (len(name), len(name)))
+        dataset = Some()
+        dataset.pairs = [pair]
+        return dataset
+
+    def kept():
+        return {path.parent for path in cache.glob(f"features/*/{ABOUT}")}
+
+    model = segmentor()
+    computed(model, folder("here", b"image"))
+    first = kept()
+    computed(model, folder("elsewhere", b"image"))
+    assert kept() == first
+    computed(model, folder("else", b"IMAGE"))
+    assert len(kept()) == 2
 
 
 def test_two_runs_are_equal_whoever_filled_the_cache(cache, monkeypatch):
