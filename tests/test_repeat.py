@@ -9,7 +9,7 @@ from attnbench.cli import repeatability
 from attnbench.errors import UsageError
 from attnbench.records import RecordWriter
 from attnbench.report.repeat import repeat_table, repeats, sentences
-from attnbench.report.retrained import retrained, retrained_table, sentence
+from attnbench.report.retrained import differing, retrained, retrained_table, sentence
 
 
 def run(**factors: float) -> list[dict[str, object]]:
@@ -75,6 +75,24 @@ def test_scores_of_one_seed_are_held_against_each_other() -> None:
     )
     rows = [[cell.text for cell in row] for row in retrained_table(found).rows]
     assert rows == [["EMA", "51.0", "47.5", "+1.0, -8.0"], ["Conv 3x3", "40.0", "40.1", "+0.1"]]
+
+
+def test_runs_may_differ_in_settings_that_are_named() -> None:
+    first = trained({("ema", 0): 0.50}, **{"recipe.amp": "bfloat16"})
+    second = trained({("ema", 0): 0.51}, **{"recipe.amp": "off"})
+    assert retrained(first, second) == []
+    found = retrained(first, second, ignoring=["recipe.amp"])
+    assert found[0].differences == pytest.approx([1.0])
+    assert "with one seed (recipe.amp bfloat16, then off), half" in sentence(
+        found, differing(first, second, ["recipe.amp"])
+    )
+
+
+@pytest.mark.parametrize("name", ["amp", "recipe.power", "recipe.absent", "operator"])
+def test_what_is_no_setting_or_does_not_differ_is_refused(name: str) -> None:
+    records = trained({("ema", 0): 0.50}, **{"recipe.amp": "bfloat16"})
+    with pytest.raises(UsageError, match=f"ignoring: expected settings in which the runs differ.*{name}"):
+        differing(records, records, [name])
 
 
 def test_command_tells_scores_too(tmp_path, capsys) -> None:

@@ -10,7 +10,7 @@ from attnbench.cli.arguments import Parser, words
 from attnbench.errors import UsageError
 from attnbench.report.render import to_markdown
 from attnbench.report.repeat import repeat_table, repeats, sentences
-from attnbench.report.retrained import retrained, retrained_table, sentence
+from attnbench.report.retrained import differing, retrained, retrained_table, sentence
 
 PROG = "repeatability.py"
 
@@ -30,13 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--without", type=words, default=[], metavar="A,B", help="operators that were changed between the two"
     )
+    parser.add_argument(
+        "--ignoring", type=words, default=[], metavar="A,B", help="settings of a training that may differ: recipe.amp"
+    )
     parsed = parser.parse(arguments)
     first, second = (records.load(folder).records for folder in parsed.folders)
-    timed, trained = repeats(first, second), retrained(first, second, parsed.without)
+    other = differing(first, second, parsed.ignoring)
+    timed, trained = repeats(first, second), retrained(first, second, parsed.without, parsed.ignoring)
     if not timed and not trained:
         folders = ", ".join(map(str, parsed.folders))
         raise UsageError(f"folders: expected two runs that timed or trained the same trials, got {folders}")
-    told = [*sentences(timed), *([sentence(trained)] if trained else [])]
+    told = [*sentences(timed), *([sentence(trained, other)] if trained else [])]
     print(*told, sep="\n")
     if parsed.document is not None:
         if not parsed.document.is_file():
