@@ -163,19 +163,18 @@ def median(values: Sequence[float]) -> float:
     return middle
 
 
-def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean of the differences of pairs, and its 95 % interval by Student's t; none with a single pair.
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean of few values, such as differences of pairs, and its 95 % interval by Student's t; none of a single value.
 
     Example:
-        >>> paired([3.0, 4.0, 5.0], [2.0, 3.0, 4.0])
+        >>> mean_interval([1.0, 1.0, 1.0])
         (1.0, 1.0, 1.0)
     """
-    differences = [one - other for one, other in zip(first, second, strict=True)]
-    mean = math.fsum(differences) / len(differences)
-    if len(differences) == 1:
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
         return mean, None, None
-    half = _STUDENT[min(len(differences) - 1, len(_STUDENT)) - 1]
-    half *= statistics.stdev(differences) / math.sqrt(len(differences))
+    half = _STUDENT[min(len(values) - 1, len(_STUDENT)) - 1]
+    half *= statistics.stdev(values) / math.sqrt(len(values))
     return mean, mean - half, mean + half
 
 

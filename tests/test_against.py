@@ -6,7 +6,7 @@ import pytest
 from record_factory import ENVIRONMENT, ENVIRONMENTS, accuracy_record, cost_record, full_run
 
 from attnbench.report import Margins, compare, render_changes, write_report
-from attnbench.statistics import paired
+from attnbench.statistics import mean_interval
 
 ELSEWHERE = "f" * 16
 BOTH = {**ENVIRONMENTS, ELSEWHERE: {**ENVIRONMENTS[ENVIRONMENT], "cpu": {"model": "Other CPU", "available_cores": 8}}}
@@ -119,7 +119,7 @@ def test_the_table_stands_in_the_report_and_on_the_terminal(tmp_path):
 @pytest.mark.parametrize(("count", "quantile"), [(2, 12.706), (5, 2.776), (31, 2.042), (100, 2.042)])
 def test_interval_of_paired_differences(count, quantile):
     values = [float(number % 2) for number in range(count)]
-    mean, low, high = paired(values, [0.0] * count)
+    mean, low, high = mean_interval(values)
     spread = (sum((value - mean) ** 2 for value in values) / (count - 1)) ** 0.5
     assert high - mean == pytest.approx(quantile * spread / count**0.5)
     assert mean - low == pytest.approx(high - mean)

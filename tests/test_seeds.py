@@ -1,5 +1,7 @@
 """What several seeds say of mIoU and of a gain."""
 
+from operator import sub
+
 import numpy as np
 import pytest
 from record_factory import accuracy_record
@@ -12,13 +14,20 @@ from attnbench.report.tables import accuracy_table
 
 
 def rows(**scores):
-    return [{"operator": name, "seed_miou": dict(enumerate(values))} for name, values in scores.items()]
+    control = scores.get("conv3x3")
+    return [
+        {
+            "seed_miou": dict(enumerate(values)),
+            "seed_gain": dict(enumerate(map(sub, values, control))) if control and name != "conv3x3" else {},
+        }
+        for name, values in scores.items()
+    ]
 
 
 def test_intervals_from_three_seeds_on():
     few, many = rows(conv3x3=[0.5, 0.6], ema=[0.6, 0.7]), rows(conv3x3=[0.5, 0.6, 0.55], ema=[0.6, 0.75, 0.65])
-    add_intervals(few, "conv3x3")
-    add_intervals(many, "conv3x3")
+    add_intervals(few)
+    add_intervals(many)
     assert few[1]["miou_low"] is few[1]["gain_low"] is few[1]["gain_p"] is few[1]["gain_real"] is None
     assert 0.6 <= many[1]["miou_low"] < np.mean([0.6, 0.75, 0.65]) < many[1]["miou_high"] <= 0.75
     assert many[1]["gain_low"] < np.mean([0.1, 0.15, 0.1]) < many[1]["gain_high"]
@@ -29,7 +38,7 @@ def test_intervals_from_three_seeds_on():
 def test_bootstrap_covers_the_mean_about_as_often_as_it_says():
     draw = np.random.default_rng(0)
     made = rows(**{f"op{index}": draw.normal(0.5, 0.1, 20).tolist() for index in range(200)})
-    add_intervals(made, "conv3x3")
+    add_intervals(made)
     covered = sum(row["miou_low"] <= 0.5 <= row["miou_high"] for row in made)
     assert 175 <= covered <= 199
 
@@ -52,7 +61,7 @@ def test_holm(p_values, rejected):
 
 def test_equal_differences():
     made = rows(conv3x3=[0.5, 0.25, 0.75], same=[0.5, 0.25, 0.75], shifted=[0.75, 0.5, 1.0])
-    add_intervals(made, "conv3x3")
+    add_intervals(made)
     assert [row["gain_real"] for row in made] == [None, False, True]
 
 

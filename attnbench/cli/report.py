@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from attnbench import records, report
-from attnbench.cli.arguments import Parser, console_of_width
+from attnbench.cli.arguments import Parser, console_of_width, words
 from attnbench.errors import UsageError
 from attnbench.reading import paused_collector
+from attnbench.report.pooled import POOLABLE, pool
 
 PROG = "report.py"
 
@@ -19,6 +20,7 @@ examples:
   python scripts/report.py results/local
   python scripts/report.py results/local --document README.md --block default
   python scripts/report.py results/local --document paper.md --section Growth --block growth
+  python scripts/report.py node-1 node-2 --pool environment --output results/local/all
 
 A document holds its table between <!-- NAME:begin --> and <!-- NAME:end -->.
 """
@@ -37,6 +39,13 @@ def _parser() -> Parser:
     parser.add_argument("--block", default="results", metavar="NAME", help="name of the document's block")
     parser.add_argument(
         "--measured-by", default="make compare", metavar="COMMAND", help="the command that the document names as origin"
+    )
+    parser.add_argument(
+        "--pool",
+        type=words,
+        default=[],
+        metavar="A,B",
+        help=f"one row for seeds whose trainings differ in these alone; gains stay within: {', '.join(POOLABLE)}",
     )
     return parser
 
@@ -61,8 +70,11 @@ def _report(parsed: argparse.Namespace) -> int:
         for key, environment in records.load_environments(folder).items():
             environments[key] = environments.get(key, {}) | environment
         problems += loaded.problems
+    shown, machines = pool(list(found.values()), environments, parsed.pool)
+    if len(shown) < len(found):
+        problems.append(f"{len(found) - len(shown)} training(s) are not shown: pooled, another of their seed counts.")
     output = parsed.output or parsed.folders[0]
-    written = report.write_report(list(found.values()), environments, output, problems=problems)
+    written = report.write_report(shown, machines, output, problems=problems)
     console = console_of_width()
     for table in report.terminal_tables(written):
         console.print(table)
@@ -70,9 +82,9 @@ def _report(parsed: argparse.Namespace) -> int:
         if not parsed.document.is_file():
             raise UsageError(f"document: expected an existing file, got {str(parsed.document)!r}")
         block = (
-            report.section_block(list(found.values()), environments, parsed.section, command=parsed.measured_by)
+            report.section_block(shown, machines, parsed.section, command=parsed.measured_by)
             if parsed.section
-            else report.readme_block(list(found.values()), environments, command=parsed.measured_by)
+            else report.readme_block(shown, machines, command=parsed.measured_by)
         )
         text = report.replace_block(parsed.document.read_text(encoding="utf-8"), parsed.block, block)
         parsed.document.write_text(text, encoding="utf-8")

@@ -17,8 +17,7 @@ from attnbench.report.cells import Cell, Column
 from attnbench.report.facts import machine
 from attnbench.report.tables import Table
 from attnbench.report.wording import STATUSES, accuracy_title, cost_title, label, significant
-from attnbench.statistics import median, summarise_ratio
-from attnbench.statistics import paired as paired_difference
+from attnbench.statistics import mean_interval, median, summarise_ratio
 
 Verdict = Literal["worse", "better", "same", "undecided"]
 Environments = Mapping[str, Mapping[str, Any]]
@@ -189,7 +188,7 @@ def _accuracy(pairs: Sequence[tuple[Record, Record]], margins: Margins) -> Itera
             groups.setdefault(trial_key(new, seeds=False), []).append((new, old))
     for group in groups.values():
         sides = [[100 * float(record["miou"]) for record in side] for side in zip(*group, strict=True)]
-        mean, low, high = paired_difference(sides[0], sides[1])
+        mean, low, high = mean_interval([new - old for new, old in zip(*sides, strict=True)])
         figures = [sum(side) / len(side) for side in sides]
         seeds = f"{len(group)} seed{'' if len(group) == 1 else 's'}"
         verdict: Verdict = "same"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from attnbench.errors import UsageError
 from attnbench.records import Record
-from attnbench.report.facts import Environments, commits, dates, machine
+from attnbench.report.facts import BETWEEN, Environments, commits, dates, machine
 from attnbench.report.frames import Frame, accuracy_frames, arrange, comparison_frames
 from attnbench.report.render import legend, to_markdown
 from attnbench.report.sections import MOST_TABLES, all_sections
@@ -34,7 +34,7 @@ def readme_block(records: Sequence[Record], environments: Environments, *, comma
 
     frame = max(compared, key=worth)
     table = brief_table(frame) if frame.cost else accuracy_table(frame)
-    return _block([table], records, frame, command)
+    return _block([table], records, environments, frame, command)
 
 
 def section_block(records: Sequence[Record], environments: Environments, heading: str, *, command: str) -> str:
@@ -47,15 +47,20 @@ def section_block(records: Sequence[Record], environments: Environments, heading
     sections = dict(all_sections(arranged.compared[:MOST_TABLES], arranged.scored[:MOST_TABLES]))
     if heading not in sections:
         raise UsageError(f"section: expected one of {', '.join(map(repr, sections))}, got {heading!r}")
-    return _block(sections[heading], records, arranged.all[0], command)
+    return _block(sections[heading], records, environments, arranged.all[0], command)
 
 
-def _block(tables: Sequence[Table], records: Sequence[Record], frame: Frame, command: str) -> str:
+def _block(
+    tables: Sequence[Table], records: Sequence[Record], environments: Environments, frame: Frame, command: str
+) -> str:
     key = frame.setting["environment"]
     same = [record for record in records if record["environment"] == key]
-    where = machine(frame.environment) or "a machine without a recorded environment"
+    where = [
+        f"{machine(environments.get(name, {})) or 'a machine without a recorded environment'} (environment `{name}`)"
+        for name in key.split(BETWEEN)
+    ]
     source = (
-        f"Measured on {where} (environment `{key}`) on {dates(same)} with commit {', '.join(commits(same))}, "
+        f"Measured on {' and '.join(where)} on {dates(same)} with commit {', '.join(commits(same))}, "
         f"protocol {frame.setting['protocol']}: `{command}`."
     )
     texts = [f"**{table.title}**\n\n{to_markdown(table)}" for table in tables]

@@ -13,6 +13,10 @@ Environments = Mapping[str, Mapping[str, Any]]
 """Fingerprint by environment hash."""
 
 
+BETWEEN = " or "
+"""Stands between the values of a field over which trainings are pooled."""
+
+
 def machine(environment: Mapping[str, Any]) -> str:
     """Processor, threads and torch in one line; empty where the environment is not known."""
     flat = flatten(environment)

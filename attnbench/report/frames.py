@@ -155,7 +155,7 @@ def sheet(frames: Sequence[Frame]) -> tuple[list[str], Iterator[list[Any]]]:
     """Columns and rows of all frames below each other, with the columns of their settings in front."""
     settings = dict.fromkeys(key for frame in frames for key in frame.setting) or dict.fromkeys(_SHARED)
     own = dict.fromkeys(key for frame in frames for row in frame.table[:1] for key in row) or dict.fromkeys(ROW)
-    columns = [key for key in {**settings, **own} if key != "seed_miou"]
+    columns = [key for key in {**settings, **own} if key not in ("seed_miou", "seed_gain")]
 
     def rows() -> Iterator[list[Any]]:
         for frame in frames:

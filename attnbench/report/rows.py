@@ -92,12 +92,13 @@ def accuracy_row(trials: Sequence[Record]) -> dict[str, Any]:
     outlined = [trial["boundary_f"] for trial in scored if "boundary_f" in trial]
     row["boundary_f"], row["boundary_f_std"] = _mean_std(outlined)
     row["seed_miou"] = {trial["seed"]: trial["miou"] for trial in scored}
+    row["seed_control"] = {trial["seed"]: trial["control_miou"] for trial in scored if "control_miou" in trial}
+    if any("block" in trial for trial in scored):
+        row["blocks"] = json.dumps(_blocks(scored))
     row["iou"] = json.dumps(_class_means(scored)) if scored else None
     row["local_ceiling"] = max((trial["local_ceiling"] for trial in scored if "local_ceiling" in trial), default=None)
     row["params_network"] = scored[0]["params"] if scored else None
-    for name in ("train_s", "eval_s"):
-        row[name] = _mean_std([trial[name] for trial in scored])[0]
-    for name in ("train_images_per_s", "data_wait_share"):
+    for name in ("train_s", "eval_s", "train_images_per_s", "data_wait_share"):
         row[name] = _mean_std([trial[name] for trial in scored if name in trial])[0]
     row["train_images"] = scored[0].get("train_images") if scored else None
     row["eval_images"] = scored[0].get("eval_images") if scored else None
@@ -113,10 +114,11 @@ def add_gains(rows: Sequence[dict[str, Any]]) -> None:
     control: dict[int, float] = next((row["seed_miou"] for row in rows if row["operator"] == CONTROL), {})
     for row in rows:
         own: dict[int, float] = row["seed_miou"] if row["operator"] != CONTROL else {}
-        gains = [own[seed] - control[seed] for seed in own if seed in control]
-        row["gain"], row["gain_std"] = _mean_std(gains)
-        row["gain_seeds"] = len(gains)
-    add_intervals(rows, CONTROL)
+        beside = control | row.pop("seed_control")
+        row["seed_gain"] = {seed: own[seed] - beside[seed] for seed in own if seed in beside}
+        row["gain"], row["gain_std"] = _mean_std(list(row["seed_gain"].values()))
+        row["gain_seeds"] = len(row["seed_gain"])
+    add_intervals(rows)
 
 
 def add_ranks(rows: Sequence[dict[str, Any]]) -> None:
@@ -186,6 +188,14 @@ def _mean_std(values: Sequence[float]) -> tuple[float | None, float | None]:
     if not values:
         return None, None
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _blocks(scored: Sequence[Record]) -> dict[str, list[int]]:
+    """Seeds by what they were trained with, where they are pooled over that."""
+    seeds: dict[str, list[int]] = {}
+    for trial in scored:
+        seeds.setdefault(trial.get("block", ""), []).append(trial["seed"])
+    return seeds
 
 
 def _class_means(scored: Sequence[Record]) -> dict[str, float | None]:

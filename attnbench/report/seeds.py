@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from attnbench.statistics import CONFIDENCE, paired
+from attnbench.statistics import CONFIDENCE, mean_interval
 
 LEAST_SEEDS = 3
 """Runs from which an interval is given; of two, neither a bootstrap nor a test knows anything."""
@@ -16,26 +16,22 @@ LEAST_SEEDS = 3
 _RESAMPLES = 9999
 
 
-def add_intervals(rows: Sequence[dict[str, Any]], control: str) -> None:
+def add_intervals(rows: Sequence[dict[str, Any]]) -> None:
     """Adds to each accuracy row the intervals of its mIoU and of its gain, and whether that gain is real.
 
     The interval of mIoU is the percentile bootstrap's over the seeds. The gain is paired by seed; its interval is
     Student's, and it is real where the paired t test rejects no difference after Holm's correction over the rows.
 
     Args:
-        rows: accuracy rows of one table, with `seed_miou`.
-        control: operator that the gain is over.
+        rows: accuracy rows of one table, with `seed_miou` and `seed_gain`.
     """
-    reference: dict[int, float] = next((row["seed_miou"] for row in rows if row["operator"] == control), {})
     for row in rows:
-        own: dict[int, float] = row["seed_miou"]
-        row["miou_low"], row["miou_high"] = _bootstrap(list(own.values()))
-        seeds = [seed for seed in own if seed in reference] if row["operator"] != control else []
-        first, second = [own[seed] for seed in seeds], [reference[seed] for seed in seeds]
+        row["miou_low"], row["miou_high"] = _bootstrap(list(row["seed_miou"].values()))
+        gains: list[float] = list(row["seed_gain"].values())
         row["gain_low"] = row["gain_high"] = row["gain_p"] = None
-        if len(seeds) >= LEAST_SEEDS:
-            _, row["gain_low"], row["gain_high"] = paired(first, second)
-            row["gain_p"] = _paired_p(first, second)
+        if len(gains) >= LEAST_SEEDS:
+            _, row["gain_low"], row["gain_high"] = mean_interval(gains)
+            row["gain_p"] = _p_of_no_gain(gains)
     accepted = holm([row["gain_p"] for row in rows], 1 - CONFIDENCE)
     for row, real in zip(rows, accepted, strict=True):
         row["gain_real"] = real
@@ -66,13 +62,13 @@ def holm(p_values: Sequence[float | None], level: float) -> list[bool | None]:
     return rejected
 
 
-def _paired_p(first: Sequence[float], second: Sequence[float]) -> float:
+def _p_of_no_gain(gains: Sequence[float]) -> float:
     # imported here, because it takes a second that reports without several seeds need not wait
-    from scipy.stats import ttest_rel
+    from scipy.stats import ttest_1samp
 
-    if len({one - other for one, other in zip(first, second, strict=True)}) == 1:
-        return 1.0 if first[0] == second[0] else 0.0
-    p = float(ttest_rel(first, second).pvalue)
+    if len(set(gains)) == 1:
+        return 0.0 if gains[0] else 1.0
+    p = float(ttest_1samp(gains, 0.0).pvalue)
     return 1.0 if math.isnan(p) else p
 
 

@@ -27,7 +27,6 @@ def seeds(frame: Frame) -> Plot | str:
     rows = sorted((row for row in frame.table if present(row.get("miou"))), key=lambda row: float(row["miou"]))
     if len(rows) < 2 or max(len(row["seed_miou"]) for row in rows) < 2:
         return f"mIoU by seed ({title}): it takes two operators, and two seeds of one of them."
-    reference: dict[int, float] = next((row["seed_miou"] for row in rows if row["operator"] == CONTROL), {})
     paired = any(present(row["gain"]) for row in rows)
     with style():
         figure = Figure(figsize=(7.2, 1.1 + _ROW_INCHES * len(rows)), layout="constrained")
@@ -39,7 +38,7 @@ def seeds(frame: Frame) -> Plot | str:
         if ceilings:
             columns[0].axvline(100 * max(ceilings), color="0.4", linewidth=0.9, linestyle="--", zorder=1)
         if paired:
-            _panel(columns[1], rows, "gain", lambda row: _differences(row, reference), lambda row: row["gain_real"])
+            _panel(columns[1], rows, "gain", lambda row: list(row["seed_gain"].values()), lambda row: row["gain_real"])
             columns[1].axvline(0, color="0.4", linewidth=0.9, zorder=1)
             columns[1].set_xlabel(f"Gain over {CONTROL} (points)")
         handles = kind_handles({row["kind"] for row in rows}, _MARKER)
@@ -58,10 +57,6 @@ def seeds(frame: Frame) -> Plot | str:
         )
     state = ("frozen",) if frame.accuracy.get("freeze_backbone") else ()
     return Plot(slug("seeds", frame.accuracy["dataset"], *state, frame.accuracy["device"]), caption, figure)
-
-
-def _differences(row: Row, reference: dict[int, float]) -> list[float]:
-    return [score - reference[seed] for seed, score in row["seed_miou"].items() if seed in reference]
 
 
 def _panel(

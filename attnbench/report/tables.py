@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -243,7 +244,21 @@ def _accuracy_notes(frame: Frame) -> list[str]:
         if row["failed_seeds"] and row["accuracy_of"] == row["implementation"]:
             status = f"{int(row['failed_seeds'])} training run(s) failed"
             notes.append(f"{label(row)}: {status}: {row['reason_accuracy']}.")
-    return distinct([*notes, *_waiting_notes(rows)])
+    return distinct([*notes, *_pooling_notes(rows), *_waiting_notes(rows)])
+
+
+def _pooling_notes(rows: Sequence[Row]) -> list[str]:
+    """What the trainings of each block were made with, where seeds are pooled."""
+    counts: dict[str, Counter[int]] = {}
+    for row in rows:
+        for block, seeds in json.loads(row.get("blocks") or "{}").items():
+            counts.setdefault(block, Counter()).update(seeds)
+    return [
+        f"Pooled, rows of each seed with {block}: "
+        + ", ".join(f"seed {seed}: {number}" for seed, number in sorted(seeds.items()))
+        + "."
+        for block, seeds in counts.items()
+    ]
 
 
 def _waiting_notes(rows: Sequence[Row]) -> list[str]:

@@ -15,7 +15,7 @@ import rich.table
 from attnbench.errors import UsageError
 from attnbench.reading import paused_collector
 from attnbench.records import Record
-from attnbench.report.facts import Environments, flatten, provenance
+from attnbench.report.facts import BETWEEN, Environments, flatten, provenance
 from attnbench.report.frames import Arranged, Frame, arrange, sheet
 from attnbench.report.growth_tables import growth_sheets
 from attnbench.report.page import render_page
@@ -164,7 +164,7 @@ def _left_out(arranged: Arranged) -> list[str]:
 
 
 def _machines(records: Sequence[Record], environments: Environments) -> dict[str, dict[str, str]]:
-    keys = distinct(record["environment"] for record in records)
+    keys = distinct(key for record in records for key in str(record["environment"]).split(BETWEEN))
     unknown = {"fingerprint": "not found beside the records"}
     return {f"Environment {key}": flatten(environments[key]) if key in environments else unknown for key in keys}
 
