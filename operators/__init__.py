@@ -53,8 +53,8 @@ from operators.registry import (
     load_file,
     names,
     register,
-    source_hash,
 )
+from operators.sources import source_hash
 
 __all__ = [
     "AttentionOperator",

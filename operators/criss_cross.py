@@ -67,7 +67,7 @@ class CrissCross(AttentionOperator):
 
     Deviations:
         `gamma`, zero at first, scales what a pass adds, as in the authors' code and mmsegmentation; the
-        equation has no scale.
+        equation has no scale. The 3x3 convolutions around the passes belong to the head.
 
     Example:
         >>> operator = CrissCross(16)
@@ -88,7 +88,10 @@ class CrissCross(AttentionOperator):
         ),
         reach="global",
         growth=1.5,
-        deviations=("A zero-initialised gamma scales what a pass adds, as the authors' code has it; Eq. 2 has none.",),
+        deviations=(
+            "A zero-initialised gamma scales what a pass adds, as the authors' code has it; Eq. 2 has none.",
+            "The 3x3 convolutions around the passes belong to the head.",
+        ),
     )
     core: CrissCrossAggregation
 

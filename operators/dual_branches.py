@@ -102,6 +102,9 @@ class PositionAttention(_Branch):
     Source:
         Fu et al., Dual Attention Network for Scene Segmentation, CVPR 2019, equations (1) and (2).
 
+    Deviations:
+        The 3x3 convolutions before and after the branch belong to the head.
+
     Example:
         >>> PositionAttention(16)(torch.zeros(1, 16, 5, 7)).shape
         torch.Size([1, 16, 5, 7])
@@ -119,6 +122,7 @@ class PositionAttention(_Branch):
         ),
         reach="global",
         growth=2.0,
+        deviations=("The 3x3 convolutions before and after the branch belong to the head.",),
         implementations=("reference", "fused"),
     )
 

@@ -66,7 +66,8 @@ class EMAModule(nn.Module):
     Deviations:
         The paper words the maintenance as `"running_mean"`, the authors' code does `"unnormalized"`, and
         mmsegmentation does `"batch_mean"`, the default. The authors add 1e-6 to the norms; here they are held
-        above 1e-12, as in mmsegmentation.
+        above 1e-12, as in mmsegmentation. Initial bases are normal deviates of unit length; the authors' factor in
+        front of the scaling has no effect.
 
     Example:
         >>> module = EMAModule(8, num_bases=4).eval()
@@ -102,7 +103,7 @@ class EMAModule(nn.Module):
         self.momentum = momentum
         self.update: Update = update
         self.inverse_temperature = inverse_temperature
-        self.register_buffer("bases", _unit(torch.randn(1, channels, num_bases) * math.sqrt(2 / num_bases)))
+        self.register_buffer("bases", _unit(torch.randn(1, channels, num_bases)))
 
     def forward(self, x: Tensor) -> Tensor:
         """The map rebuilt from its bases; in training the stored bases move."""

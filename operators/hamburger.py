@@ -20,7 +20,7 @@ _SOURCE = Source(
 )
 _DEVIATIONS = (
     "Evaluation starts from stored bases; authors and mmsegmentation draw them at every forward pass.",
-    "The output is batch normalised (authors); mmsegmentation normalises groups: `num_groups`.",
+    "The output is batch normalised (authors' first version); mmsegmentation normalises groups: `num_groups`.",
 )
 _CLUSTERING_DEVIATIONS = (
     "The gradient passes the last codes alone, as in the authors' first code: `gradient`.",
@@ -108,8 +108,10 @@ class Hamburger(_Hamburger):
         The gradient passes one step, as in the paper and in the authors' first code; their later code and
         mmsegmentation propagate through time. Authors and mmsegmentation draw the bases at every forward pass, in
         evaluation too, so that their outputs are random; here evaluation reads stored bases. The authors' update of
-        stored bases in evaluation is left out, as in mmsegmentation. The normalisation is the authors' batch
-        normalisation; mmsegmentation's configurations have group normalisation (`num_groups=32`).
+        stored bases in evaluation is left out, as in mmsegmentation. The output is normalised, behind the upper
+        convolution, as in the first of the authors' three versions and in mmsegmentation; the others have a convolution
+        with normalisation and ReLU between the decomposition and the upper convolution instead. The normalisation is
+        the authors' batch normalisation; mmsegmentation's configurations have group normalisation (`num_groups=32`).
 
     Example:
         >>> Hamburger(16, num_bases=4).eval().responsibilities(torch.randn(2, 16, 5, 7)).shape

@@ -152,7 +152,8 @@ class BaseObjectContext(AttentionOperator):
         (`key_layers=2, share=False`), and the self-attention of OCR's comparison one of each (`share=False`). The
         first code rectifies with leaky ReLUs of slope 0.01, the later one with ReLUs: ReLUs. The shared projection is
         computed once, there twice. The 3x3 convolution in front belongs to the head, unless `inner_channels` asks for
-        it. The dropout behind the last normalisation belongs to the head.
+        it. The dropout behind the last normalisation belongs to the head. Projections have no biases, which the
+        normalisations behind them would take out again; the first code has them.
 
     Example:
         >>> block = BaseObjectContext(16).eval()

@@ -143,9 +143,10 @@ class PointWiseSpatialAttention(AttentionOperator):
     Deviations:
         The attention runs on a map of half the size, as in the authors' code and mmsegmentation; the paper's equations
         do not shrink (`shrink_factor=1`). Corners are aligned where the factor divides neither side, as in
-        mmsegmentation; the authors' code takes odd sizes alone. mmsegmentation pads the 1x1 convolution `g` by 1
-        (`proj_padding=1`), and the resize squeezes the padding into the map; authors and default do not.
-        mmsegmentation takes compact scores of `"collect"` for the authors' `"distribute"`. The mask is the authors'.
+        mmsegmentation; the authors' code always aligns them, and takes odd sizes alone. mmsegmentation pads the 1x1
+        convolution `g` by 1 (`proj_padding=1`), and the resize squeezes the padding into the map; authors and default
+        do not. mmsegmentation takes compact scores of `"collect"` for the authors' `"distribute"`. The mask is the
+        authors'.
 
     Example:
         >>> PointWiseSpatialAttention(16, mask_size=(5, 7)).eval()(torch.zeros(1, 16, 5, 8)).shape

@@ -143,21 +143,3 @@ def _adopt(loaded: Any, *, origin: str, name: str | None = None) -> type[Attenti
     if name is not None and loaded.spec.name != name:
         raise BrokenOperatorError(f"{origin}: expected spec.name {name!r}, got {loaded.spec.name!r}")
     return register(loaded)
-
-
-def source_hash(operator: type[AttentionOperator]) -> str:
-    """Hash of the files that define `operator`: its own, its bases', and those of its package that its module uses."""
-    package = operator.__module__.partition(".")[0]
-    pending = {cls.__module__ for cls in operator.__mro__ if issubclass(cls, AttentionOperator)}
-    seen: set[str] = set()
-    while pending:
-        name = pending.pop()
-        seen.add(name)
-        values = vars(sys.modules[name]).values()
-        used = {value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) for value in values}
-        pending |= {module for module in used if module and module.startswith(f"{package}.")} - seen
-    digest = hashlib.sha256()
-    for name in sorted(seen):
-        file = getattr(sys.modules[name], "__file__", None)
-        digest.update(Path(file).read_bytes() if file else name.encode())
-    return digest.hexdigest()[:16]

@@ -86,7 +86,8 @@ class StripPooling(AttentionOperator):
 
     Deviations:
         The normalisations of both strips and the ReLU on their sum are those of the authors' code; the paper's
-        equations have neither.
+        equations have neither. The convolutions of the strips have biases, which the normalisations take out again;
+        the authors' code has none.
 
     Example:
         >>> StripPooling(16).eval()(torch.zeros(1, 16, 5, 7)).shape
@@ -99,7 +100,10 @@ class StripPooling(AttentionOperator):
         source=_source("(2)-(5), figure 2"),
         reach="axis",
         growth=1.0,
-        deviations=("Strips are normalised and their sum is rectified (authors); the equations have neither.",),
+        deviations=(
+            "Strips are normalised and their sum is rectified (authors); the equations have neither.",
+            "Convolutions of strips have biases, without effect behind the normalisation; the authors' have none.",
+        ),
     )
 
     def __init__(self, channels: int) -> None:

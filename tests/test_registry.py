@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
@@ -12,6 +14,7 @@ import pytest
 import operators
 from operators import registry
 from operators.controls import Conv3x3, Identity
+from operators.sources import without_prose
 
 SOURCE = '''
 from operators.interface import AttentionOperator, OperatorSpec, Source
@@ -202,8 +205,46 @@ def test_source_hash_changes_with_the_file(file: Path) -> None:
     before = operators.source_hash(mine)
     assert len(before) == 16
     assert operators.source_hash(mine) == before
-    file.write_text(SOURCE + "\n# changed\n")
+    file.write_text(SOURCE + "\nCHANGED = 1\n")
     assert operators.source_hash(mine) != before
+
+
+def test_source_hash_does_not_change_with_prose(file: Path) -> None:
+    mine = operators.load_file(f"{file}:Mine")
+    before = operators.source_hash(mine)
+    file.write_text(f'"""Said first."""\n# and here\n\n{SOURCE}\n# changed\n\n')
+    assert operators.source_hash(mine) == before
+
+
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ('class A:\n    """One.\n\n    Two.\n    """\n\n    x = 1\n', "class A:\n    x = 1\n"),
+        ('x = """kept # whole"""\n', 'x = """kept # whole"""\n'),
+        ('f("kept")\n("kept", "too")\n', 'f("kept")\n("kept", "too")\n'),
+        ('x = [  # first\n    "kept",\n    # second\n]\n', 'x = [\n    "kept",\n]\n'),
+        ('a: int\n"""of a"""\nif a:\n    r"""of b"""\n    # c\n    b = 1; "d"\n', 'a: int\nif a:\n    b = 1; "d"\n'),
+        ('"only"', ""),
+        ("", ""),
+    ],
+)
+def test_prose_is_no_code(source: str, code: str) -> None:
+    assert without_prose(source) == code
+
+
+@pytest.mark.parametrize("name", sorted(operators.names()))
+def test_without_prose_an_operator_is_the_same_program(name: str) -> None:
+    source = Path(inspect.getfile(operators.get(name))).read_text()
+    whole, kept = ast.parse(source), without_prose(source)
+    for node in ast.walk(whole):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [part for part in node.body if not _is_text(part)]
+    assert ast.dump(whole) == ast.dump(ast.parse(kept))
+    assert len(kept) < len(source)
+
+
+def _is_text(part: ast.stmt) -> bool:
+    return isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant) and isinstance(part.value.value, str)
 
 
 def test_source_hash_tells_operators_apart() -> None:
