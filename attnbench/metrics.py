@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -99,7 +101,8 @@ class ConfusionMatrix:
                 f"ConfusionMatrix: expected labels 0..{self.num_classes - 1}, and {IGNORE_INDEX} in the target alone, "
                 f"got targets up to {int(target.max())} and predictions up to {int(labels.max())}"
             )
-        self._counts.update(labels.long(), target)
+        with _counting():
+            self._counts.update(labels.long(), target)
 
     @property
     def counts(self) -> Tensor:
@@ -114,6 +117,21 @@ class ConfusionMatrix:
             ValueError: if no labelled pixel was added.
         """
         return scores_of(self.counts)
+
+
+@contextmanager
+def _counting() -> Iterator[None]:
+    """Context without deterministic algorithms: counts are integers, the same in any order of adding.
+
+    Asked for one, torchmetrics compares every pixel with every cell of the matrix: 50 GB for an image of 150 classes.
+    """
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
 
 
 def scores_of(counts: Tensor) -> Scores:

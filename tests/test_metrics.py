@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from attnbench.measuring.memory import peak_bytes
 from attnbench.metrics import IGNORE_INDEX, ConfusionMatrix, Scores, scores_of
 
 # class 0: found in part; 1: never predicted; 2: predicted and not there; 3: neither there nor predicted
@@ -106,3 +107,17 @@ def test_one_class_is_an_error():
 def test_scores_without_a_labelled_pixel_are_an_error(batches):
     with pytest.raises(ValueError, match="scores: expected at least one labelled pixel, got none"):
         matrix_of(*batches).scores()
+
+
+def test_many_classes_take_no_more_memory_where_deterministic_algorithms_are_asked_for():
+    # what scores in the midst of a training: a mesh of pixels and cells would take 150 * 150 * 8 bytes a pixel
+    pixels, matrix = 32 * 32, ConfusionMatrix(150)
+    labels = torch.arange(pixels).view(1, 32, 32) % 150
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        peak = peak_bytes(lambda: matrix.update(labels, labels), torch.device("cpu"))
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert peak < 150 * 150 * 8 * 4 + 100 * pixels
+    assert int(matrix.counts.diag().sum()) == int(matrix.counts.sum()) > 0

@@ -120,6 +120,26 @@ def test_networks_of_files(tmp_path, capsys):
         command.main(["--checkpoint", checkpoint(tmp_path / "other.pth", "ema", classes=3)])
 
 
+def test_files_of_one_name_are_told_apart_and_keep_what_they_say(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        (tmp_path / f"seed{seed}").mkdir()
+        files.append(exported(tmp_path / f"seed{seed}" / "model.safetensors", "ema"))
+    arguments = [word for file in (*files, "seed0/model.safetensors") for word in ("--checkpoint", file)]
+    seen = []
+    monkeypatch.setattr(pictures, "predictions_sheet", lambda *given: seen.extend(given) or "drawn")
+    assert command.main([*arguments, "--images", "0", "--format", "svg", "--output", str(tmp_path)]) == 0
+    networks, _, _, answers = seen
+    assert [network.title for network in networks] == ["EMA (seed0/model)", "EMA (seed1/model)"]
+    first, second = (answers[network.title, 0].labels for network in networks)
+    assert not torch.equal(first, second)
+    for seed in (0, 1):
+        assert (tmp_path / f"bases-ema-seed{seed}-model-context.svg").is_file()
+        assert (tmp_path / f"stages-ema-seed{seed}-model-context.svg").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -49,6 +49,11 @@ def test_terminal_table_fits_a_hundred_and_ten_columns() -> None:
     assert "out of memory: tried to allocate" in " ".join(text.split())
 
 
+def test_latex_explains_no_column_that_it_leaves_out() -> None:
+    text = to_latex(comparison_table(only_frame(small_run())))
+    assert "Gain" not in text and "Rank" not in text and "MACs: multiply-accumulates" in text
+
+
 def test_markdown_rows_are_aligned() -> None:
     text = to_markdown(comparison_table(only_frame(small_run())))
     widths = {len(line) for line in text.splitlines() if line.startswith("|")}

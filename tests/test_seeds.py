@@ -9,6 +9,7 @@ from scipy.stats import ttest_rel
 from test_tables import cell
 
 from attnbench.report.frames import arrange
+from attnbench.report.render import to_latex
 from attnbench.report.seeds import add_intervals, holm
 from attnbench.report.tables import accuracy_table
 
@@ -78,6 +79,8 @@ def test_a_gain_that_is_more_than_chance_is_marked_and_explained():
     assert cell(table, "Conv 3x3", "gain_low").text == "–"
     assert cell(table, "EMA", "miou_low").text.startswith("[")
     assert any("Holm" in line for line in table.legend)
+    paper = to_latex(table)
+    assert "+10.2 $\\pm$ 0.2*" in paper and "Holm" in paper and "bootstrap" not in paper
     single = accuracy_table(arrange([record for record in records if record["seed"] == 0], {}).scored[0])
     assert not any("Holm" in line for line in single.legend)
     assert "gain_low" not in [column.key for column in single.columns]

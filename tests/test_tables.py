@@ -214,6 +214,18 @@ def test_local_ceiling_is_a_row_of_the_accuracy_table() -> None:
     assert cell(table, "Local ceiling", "miou").text == "50.0"
 
 
+def test_local_ceiling_stands_beside_the_scores_wherever_they_are() -> None:
+    frame = only_frame([cost_record("ema"), accuracy_record("ema", local_ceiling=0.5)])
+    for table in (comparison_table(frame), brief_table(frame)):
+        assert [row[0].text for row in table.rows] == ["EMA", "Local ceiling"]
+        assert cell(table, "Local ceiling", "miou").text == "50.0"
+        assert cell(table, "Local ceiling", "params").text == "–"
+        assert table.legend[-1].startswith("Local ceiling: ")
+    bare = accuracy_record("ema")
+    del bare["local_ceiling"]
+    assert [row[0].text for row in brief_table(only_frame([cost_record("ema"), bare])).rows] == ["EMA"]
+
+
 def test_accuracy_table_states_its_setting_without_the_place_of_files() -> None:
     fields = {"network.backbone_weights": "some/folder/weights.pth", "weights_hash": "abc123"}
     table = accuracy_table(report.accuracy_frames([accuracy_record("ema", **fields)], ENVIRONMENTS)[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -162,7 +163,8 @@ def _files(parsed: argparse.Namespace) -> dict[Path, Saved]:
     from attnbench.models.saved import load_any
 
     register(parsed.operator)
-    return {path: load_any(path) for path in parsed.checkpoint}
+    # a file that is named twice is one network
+    return {path: load_any(path) for path in dict.fromkeys(path.resolve() for path in parsed.checkpoint)}
 
 
 def _at_the_size_of(files: Mapping[Path, Saved], experiment: Experiment) -> Experiment:
@@ -229,14 +231,21 @@ def _plan(
 
 
 def _told_apart(networks: Sequence[Trained], paths: Sequence[Path]) -> list[Trained]:
-    """Networks whose titles differ: where two have one operator, their files' names stand beside it."""
-    import collections
+    """Networks whose titles and names differ: where several have one operator, their files' names stand beside it.
 
-    counts = collections.Counter(network.title for network in networks)
-    return [
-        network if counts[network.title] == 1 else dataclasses.replace(network, title=f"{network.title} ({path.stem})")
-        for network, path in zip(networks, paths, strict=True)
-    ]
+    `train.py` gives all of its files one name, so that as many folders are named as it takes to tell them apart.
+    """
+    stems = [path.with_suffix("") for path in paths]
+    parts = [path.parts[1:] for path in (stems if len(set(stems)) == len(stems) else paths)]
+    told: list[Trained] = []
+    for network, own in zip(networks, parts, strict=True):
+        alike = [place for other, place in zip(networks, parts, strict=True) if other.title == network.title]
+        if len(alike) > 1:
+            needed = next(n for n in itertools.count(1) if len({place[-n:] for place in alike}) == len(alike))
+            title = f"{network.title} ({'/'.join(own[-needed:])})"
+            network = dataclasses.replace(network, title=title, name="-".join([network.name, *own[-needed:]]))
+        told.append(network)
+    return told
 
 
 def _train(

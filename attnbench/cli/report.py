@@ -70,9 +70,8 @@ def _report(parsed: argparse.Namespace) -> int:
         for key, environment in records.load_environments(folder).items():
             environments[key] = environments.get(key, {}) | environment
         problems += loaded.problems
-    shown, machines = pool(list(found.values()), environments, parsed.pool)
-    if len(shown) < len(found):
-        problems.append(f"{len(found) - len(shown)} training(s) are not shown: pooled, another of their seed counts.")
+    shown, machines, left_out = pool(list(found.values()), environments, parsed.pool)
+    problems += left_out
     output = parsed.output or parsed.folders[0]
     written = report.write_report(shown, machines, output, problems=problems)
     console = console_of_width()

@@ -82,7 +82,7 @@ def heads_sheet(
             _show_cue(axes, dataset, scene, pixel)
     _scales(board, signs)
     return Sheet(
-        f"heads-{network.operator}-{dataset.name}",
+        f"heads-{network.name}-{dataset.name}",
         f"Weights of {shown} of {len(first)} heads of {network.title} at the marked pixel, each on its own scale.",
         board.figure,
     )

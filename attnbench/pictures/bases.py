@@ -41,7 +41,7 @@ def bases_sheet(
     names = _names(network, dataset, len(kept[0]), chosen)
     figure = _draw(names, scenes, kept, chosen, [f"image {scene.index}" for scene in scenes])
     caption = f"Share of each pixel that {len(chosen)} of {len(kept[0])} bases of {network.title} hold in the end."
-    return Sheet(f"bases-{network.operator}-{dataset.name}", caption, figure)
+    return Sheet(f"bases-{network.name}-{dataset.name}", caption, figure)
 
 
 def stages_sheet(
@@ -59,7 +59,7 @@ def stages_sheet(
     labels = [f"stage {place + 1}" for place in places]
     figure = _draw(names, [scene] * len(places), [stages[place] for place in places], chosen, labels)
     caption = f"Share of each pixel of image {scene.index} that bases of {network.title} hold, stage by stage."
-    return Sheet(f"stages-{network.operator}-{dataset.name}", caption, figure)
+    return Sheet(f"stages-{network.name}-{dataset.name}", caption, figure)
 
 
 def telling_bases(shares: Sequence[NDArray[Any]], count: int) -> list[int]:

@@ -30,7 +30,7 @@ class Trained:
     """A network that has been trained, in evaluation mode.
 
     Args:
-        operator: registry name of the operator in its slot.
+        name: name in the names of sheets: that of the operator, and of the file where several have one operator.
         title: name in figures.
         model: from images to logits at their size.
         miou: of the whole split that images are taken from.
@@ -39,7 +39,7 @@ class Trained:
         inference: how it reads images that it predicts.
     """
 
-    operator: str
+    name: str
     title: str
     model: nn.Module
     miou: float

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from attnbench.errors import UsageError
 from attnbench.records import Record
 from attnbench.report.facts import BETWEEN, Environments, commits, dates, machine
-from attnbench.report.frames import Frame, accuracy_frames, arrange, comparison_frames
+from attnbench.report.frames import Frame, arrange
 from attnbench.report.render import legend, to_markdown
 from attnbench.report.sections import MOST_TABLES, all_sections
 from attnbench.report.tables import Table, accuracy_table, brief_table
@@ -16,9 +16,12 @@ from attnbench.report.tables import Table, accuracy_table, brief_table
 def readme_block(records: Sequence[Record], environments: Environments, *, command: str = "make compare") -> str:
     """The comparison with the most rows, and a sentence on where it comes from, for the README.
 
-    The operator level comes before the others, and the larger map before the smaller.
+    The operator level comes before the others, and the larger map before the smaller; accuracy that was pooled over
+    machines, which no cost can stand beside, before all.
     """
-    compared = comparison_frames(records, environments) or accuracy_frames(records, environments)
+    arranged = arrange(records, environments)
+    pooled = [frame for frame in arranged.scored if BETWEEN in frame.setting["environment"]]
+    compared = pooled or arranged.compared or arranged.scored
     if not compared:
         return "No results yet: nothing has been measured."
 
@@ -44,10 +47,13 @@ def section_block(records: Sequence[Record], environments: Environments, heading
         UsageError: if the report of these records has no section of that heading.
     """
     arranged = arrange(records, environments)
-    sections = dict(all_sections(arranged.compared[:MOST_TABLES], arranged.scored[:MOST_TABLES]))
+    compared, scored = arranged.compared[:MOST_TABLES], arranged.scored[:MOST_TABLES]
+    sections = dict(all_sections(compared, scored))
     if heading not in sections:
         raise UsageError(f"section: expected one of {', '.join(map(repr, sections))}, got {heading!r}")
-    return _block(sections[heading], records, environments, arranged.all[0], command)
+    # a heading that scores alone have is that of scores, whatever was measured beside them
+    frames = scored if heading in dict(all_sections((), scored)) else compared
+    return _block(sections[heading], records, environments, frames[0], command)
 
 
 def _block(

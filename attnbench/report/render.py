@@ -18,9 +18,12 @@ from attnbench.report.wording import distinct
 
 _NARROW = (
     *("title", "params", "macs", "peak_mib_forward", "latency_ms_forward", "ratio_forward"),
-    *("peak_mib_training", "latency_ms_training", "ratio_training", "miou", "train_s"),
+    *("peak_mib_training", "latency_ms_training", "ratio_training", "miou", "gain", "train_s"),
     *("macs_backward", "elementwise", "intensity_forward", "bound_ms_forward", "reach_forward", "reach_training"),
 )
+_EXPLAINS = {"Gain:": "gain", "*:": "gain", "95 %": "miou_low", "Rank:": "rank_forward"}
+"""The column that a sentence on how to read a table is about, by how it begins."""
+
 _MATH = {
     "±": r"$\pm$",
     "×": r"$\times$",
@@ -48,8 +51,11 @@ def legend(tables: Sequence[Table]) -> str:
 
 def to_latex(table: Table) -> str:
     """A `table*` with booktabs rules, narrow enough for a page: without intervals and FLOPs."""
-    kept = [index for index, column in enumerate(table.columns) if column.key in _NARROW]
+    kept = _narrow(table)
     headers = [table.columns[index].short for index in kept]
+    shown = {table.columns[index].key for index in kept}
+    absent = tuple(start for start, key in _EXPLAINS.items() if key not in shown)
+    lines = [line for line in table.legend if not line.startswith(absent)]
     labels = [_tex(header) for header in headers]
     cells = [[_tex(_short(row[index])) for index in kept] for row in table.rows]
     best = pd.DataFrame(
@@ -65,7 +71,7 @@ def to_latex(table: Table) -> str:
             environment="table*",
             position="tbp",
             position_float="centering",
-            caption=_tex(f"{table.title}. " + " ".join([*table.legend, *table.notes])),
+            caption=_tex(f"{table.title}. " + " ".join([*lines, *table.notes])),
         )
     )
     setup = "\\centering\n\\scriptsize\n\\setlength{\\tabcolsep}{3pt}"
@@ -75,7 +81,7 @@ def to_latex(table: Table) -> str:
 def render_terminal(frame: Frame) -> rich.table.Table:
     """The frame within 110 columns of a terminal; numbers to the right, the machine and the units below."""
     table = comparison_table(frame) if frame.cost else accuracy_table(frame)
-    kept = [index for index, column in enumerate(table.columns) if column.key in _NARROW]
+    kept = _narrow(table)
     caption = [table.title, machine(frame.environment)]
     if frame.cost:
         caption.append("MACs are multiply-accumulates (1 MAC = 2 FLOPs); ratio: latency / conv3x3")
@@ -83,6 +89,7 @@ def render_terminal(frame: Frame) -> rich.table.Table:
     signs = {
         "†": "interquartile range above 10 % of the median",
         "‡": "accuracy of the reference implementation",
+        "*": "a gain over conv3x3 that is more than chance",
     }
     caption += [f"{sign}: {meaning}" for sign, meaning in signs.items() if sign in shown_text]
     # the whole setting takes a screen: it stands in the files
@@ -120,6 +127,16 @@ def render_changes(table: Table) -> rich.table.Table:
     for row in table.rows:
         shown.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
     return shown
+
+
+def _narrow(table: Table) -> list[int]:
+    """Columns for narrow media; beside the cost there is room for the score alone, not for what is gained by it."""
+    costs = any(column.key == "macs" for column in table.columns)
+    return [
+        index
+        for index, column in enumerate(table.columns)
+        if column.key in _NARROW and not (costs and column.key == "gain")
+    ]
 
 
 def _short(cell: Cell) -> str:

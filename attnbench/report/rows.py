@@ -114,10 +114,13 @@ def add_gains(rows: Sequence[dict[str, Any]]) -> None:
     control: dict[int, float] = next((row["seed_miou"] for row in rows if row["operator"] == CONTROL), {})
     for row in rows:
         own: dict[int, float] = row["seed_miou"] if row["operator"] != CONTROL else {}
-        beside = control | row.pop("seed_control")
+        within: dict[int, float] = row.pop("seed_control")
+        beside = control | within
         row["seed_gain"] = {seed: own[seed] - beside[seed] for seed in own if seed in beside}
         row["gain"], row["gain_std"] = _mean_std(list(row["seed_gain"].values()))
         row["gain_seeds"] = len(row["seed_gain"])
+        if "blocks" in row:
+            row["gain_across"] = json.dumps([seed for seed in row["seed_gain"] if seed not in within])
     add_intervals(rows)
 
 

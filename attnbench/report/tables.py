@@ -55,14 +55,16 @@ _PREDICTED_LEGEND = (
 )
 _BRIEF = ("title", "params", "macs", "peak_mib", "ratio", "rank_forward", "miou", "gain")
 _ACCURACY_LEGEND = (
-    "mIoU, mAcc, aAcc: mean ± standard deviation (number of seeds). Gain: mIoU minus that of conv3x3, paired "
-    "by seed. ‡: has the accuracy of the reference implementation, which computes the same function (by test).",
+    "mIoU, mAcc, aAcc: mean ± standard deviation (number of seeds).",
+    "Gain: mIoU minus that of conv3x3, paired by seed.",
+    "‡: has the accuracy of the reference implementation, which computes the same function (by test).",
 )
 
 
+_CEILING_LEGEND = "Local ceiling: the best mIoU without seeing beyond the receptive field of the backbone."
 _SEEDS_LEGEND = (
     "95 % of mIoU: percentile bootstrap over the seeds, which is too narrow for few; it says how much these runs vary, "
-    "not how much another recipe would. 95 % of the gain: Student's interval of the differences paired by seed. "
+    "not how much another recipe would. 95 % of the gain: Student's interval of the differences paired by seed.",
     "*: the gain (or loss) is more than chance at 5 % for all rows together (paired t test, Holm's correction).",
 )
 
@@ -105,7 +107,8 @@ def comparison_table(frame: Frame) -> Table:
     cost_legend = _PREDICTED_LEGEND if frame.cost.get("predicted") else _COST_LEGEND
     legend = [*cost_legend, *(_ACCURACY_LEGEND if frame.accuracy else ())]
     legend += _SEEDS_LEGEND[-1:] if _has_intervals(frame) else ()
-    return build_table(title, columns, frame, legend, [*_cost_notes(frame), *_accuracy_notes(frame)])
+    table = build_table(title, columns, frame, legend, [*_cost_notes(frame), *_accuracy_notes(frame)])
+    return _with_ceiling(table, frame)
 
 
 def brief_table(frame: Frame) -> Table:
@@ -113,11 +116,12 @@ def brief_table(frame: Frame) -> Table:
     rows = [row for row in frame.table if row["implementation"] == "reference"]
     table = comparison_table(dataclasses.replace(frame, table=rows))
     shown = [index for index, column in enumerate(table.columns) if column.key.startswith(_BRIEF)]
+    kept = (_MODES_LEGEND, _RATIO_LEGEND, _RANK_LEGEND, _BOLD, *_ACCURACY_LEGEND, _SEEDS_LEGEND[-1], _CEILING_LEGEND)
     return dataclasses.replace(
         table,
         columns=[table.columns[index] for index in shown],
         rows=[[row[index] for index in shown] for row in table.rows],
-        legend=(_MODES_LEGEND, _RATIO_LEGEND, _RANK_LEGEND, _BOLD, *(_ACCURACY_LEGEND if frame.accuracy else ())),
+        legend=[line for line in table.legend if line in kept],
         notes=("The report beside the records has milliseconds with intervals, fused implementations and more.",),
     )
 
@@ -205,16 +209,13 @@ def _mark_best(column: Column, cells: list[Cell], kinds: Sequence[str]) -> list[
 
 def _with_ceiling(table: Table, frame: Frame) -> Table:
     """Appends what an operator without reach of its own could get, where the task knows it."""
-    ceilings = [row["local_ceiling"] for row in _rows(frame) if present(row["local_ceiling"])]
+    ceilings = [row["local_ceiling"] for row in _rows(frame) if present(row.get("local_ceiling"))]
     if not ceilings:
         return table
     cells = [Cell("Local ceiling")]
     cells += [percent(max(ceilings)) if column.key == "miou" else Cell("–") for column in table.columns[1:]]
-    legend = [
-        *table.legend,
-        "Local ceiling: the best mIoU without seeing beyond the receptive field of the backbone.",
-    ]
-    return Table(table.title, table.columns, [*table.rows, cells], [*table.kinds, "ceiling"], legend, table.notes)
+    rows, kinds, lines = [*table.rows, cells], [*table.kinds, "ceiling"], [*table.legend, _CEILING_LEGEND]
+    return dataclasses.replace(table, rows=rows, kinds=kinds, legend=lines)
 
 
 def _cost_notes(frame: Frame) -> list[str]:
@@ -253,12 +254,17 @@ def _pooling_notes(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         for block, seeds in json.loads(row.get("blocks") or "{}").items():
             counts.setdefault(block, Counter()).update(seeds)
-    return [
+    found = [
         f"Pooled, rows of each seed with {block}: "
         + ", ".join(f"seed {seed}: {number}" for seed, number in sorted(seeds.items()))
         + "."
         for block, seeds in counts.items()
     ]
+    for row in rows:
+        if across := json.loads(row.get("gain_across") or "[]"):
+            seeds = f"seed{'' if len(across) == 1 else 's'} {', '.join(map(str, across))}"
+            found.append(f"{label(row)}: its gain of {seeds} is over the 3x3 convolution of another block.")
+    return found
 
 
 def _waiting_notes(rows: Sequence[Row]) -> list[str]:
