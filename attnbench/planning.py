@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import operators
-from attnbench.config import WHOLE, Accuracy, Experiment, Network
+from attnbench.config import WHOLE, Accuracy, Amp, Experiment, Network
 from attnbench.data.features import expect_fitting
 from attnbench.errors import UsageError
 from attnbench.models.backbone import build_backbone
@@ -67,8 +67,8 @@ def plan(experiment: Experiment) -> list[Trial]:
         trials += _plan_accuracy(names, device, experiment)
     if not trials:
         raise UsageError("experiment: expected cost or accuracy to measure, got neither")
-    if device == "cpu" and experiment.accuracy is not None and experiment.accuracy.recipe.amp == "bfloat16":
-        _warn_of_emulation()
+    if device == "cpu" and experiment.accuracy is not None:
+        _expect_precision(experiment.accuracy.recipe.amp)
     for trial in trials:
         _fit_channels(trial)
         if trial.network is not None:
@@ -81,8 +81,11 @@ def emulates_bfloat16() -> bool:
     return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def _warn_of_emulation() -> None:
-    if emulates_bfloat16():
+def _expect_precision(amp: Amp) -> None:
+    """Says what a processor cannot train in, and what it is slow in."""
+    if amp == "float16":
+        raise UsageError("amp: expected 'off' or 'bfloat16' on device 'cpu', got 'float16'")
+    if amp == "bfloat16" and emulates_bfloat16():
         _LOG.warning(
             "amp bfloat16: this processor has no instructions for it, and computes in it several times slower than in "
             "float32; --amp off trains in float32, which the records tell apart"

@@ -67,9 +67,11 @@ def check_recipe(recipe: Recipe) -> None:
         raise UsageError(
             f"warmup_iterations: expected fewer than the {recipe.iterations} iterations, got {recipe.warmup_iterations}"
         )
-    if recipe.min_learning_rate > recipe.learning_rate:
+    factors = (recipe.head_learning_rate_factor, recipe.bias_learning_rate_factor)
+    least = recipe.learning_rate * math.prod(min(1.0, factor) for factor in factors)
+    if recipe.min_learning_rate > least:
         raise UsageError(
-            f"min_learning_rate: expected at most the learning rate {recipe.learning_rate:g}, "
+            f"min_learning_rate: expected at most {least:g}, the smallest learning rate that a parameter starts with, "
             f"got {recipe.min_learning_rate:g}"
         )
     if recipe.class_weights and recipe.class_balance != "none":

@@ -76,10 +76,10 @@ def test_sigterm_leaves_a_checkpoint_and_ends_with_130(tmp_path, undisturbed):
     expect_same_end(tmp_path, undisturbed)
 
 
-def trained(folder, recipe=RECIPE, belongs=("recipe", "short"), stop=None, operator="conv3x3", every=1):
+def trained(folder, recipe=RECIPE, belongs=("recipe", "short"), stop=None, operator="conv3x3", every=1, device="cpu"):
     model = segmentor(operator)
     checkpoints = Checkpoints(folder, dict([belongs]), every=every)
-    losses = fit(model, Stripes(), recipe, seed=0, device="cpu", checkpoints=checkpoints, stop=stop)
+    losses = fit(model, Stripes(), recipe, seed=0, device=device, checkpoints=checkpoints, stop=stop)
     return losses, model.state_dict()
 
 
@@ -88,21 +88,37 @@ def stopped_after(count):
     return lambda: next(asked)
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        replace(RECIPE, optimizer="adamw", learning_rate=0.01),
-        replace(RECIPE, accumulate=2, channels_last=False),
-        replace(RECIPE, amp="bfloat16", batch_norm="shared"),
-    ],
-)
-def test_every_state_is_resumed(tmp_path, recipe):
-    expected = fit(model := segmentor(), Stripes(), recipe, seed=0, device="cpu")
+HERE = [
+    ("cpu", replace(RECIPE, optimizer="adamw", learning_rate=0.01)),
+    ("cpu", replace(RECIPE, accumulate=2, channels_last=False)),
+    ("cpu", replace(RECIPE, amp="bfloat16", batch_norm="shared")),
+]
+if torch.cuda.is_available():
+    half = replace(RECIPE, amp="float16", accumulate=2, clip_gradient_norm=1.0, batch_norm="shared", learning_rate=0.03)
+    HERE += [("cuda", RECIPE), ("cuda", half), ("cuda", replace(half, optimizer="adamw"))]
+
+
+@pytest.mark.parametrize(("device", "recipe"), HERE)
+def test_every_state_is_resumed(tmp_path, device, recipe):
+    expected = fit(model := segmentor(), Stripes(), recipe, seed=0, device=device)
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path, recipe, stop=stopped_after(2))
-    losses, weights = trained(tmp_path, recipe)
+        trained(tmp_path, recipe, stop=stopped_after(2), device=device)
+    losses, weights = trained(tmp_path, recipe, device=device)
     assert losses == expected
     assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items())
+
+
+def test_another_machine_may_go_on_and_is_named_beside_the_first(tmp_path, caplog):
+    def sitting(name, stop=None):
+        checkpoints = Checkpoints(tmp_path, {"recipe": "short"}, every=1, sitting=name)
+        fit(segmentor(), Stripes(), RECIPE, seed=0, device="cpu", checkpoints=checkpoints, stop=stop)
+        return checkpoints.sittings
+
+    for name in ("machine a", "machine a", "machine b"):
+        with pytest.raises(KeyboardInterrupt):
+            sitting(name, stopped_after(1))
+    assert "is of machine a; the run goes on with machine b" in caplog.text
+    assert sitting("machine c") == ["machine a", "machine b", "machine c"]
 
 
 def test_a_torn_file_falls_back_to_the_one_before(tmp_path, caplog):
@@ -139,6 +155,7 @@ def test_checkpoints_are_tensors_and_plain_data_and_leave_no_other_file(tmp_path
     loaded = torch.load(files[0], weights_only=True)
     assert loaded.keys() == {
         *("format", "belongs", "belongs_hash", "iteration", "model", "optimizer", "scaler", "random", "losses"),
+        "sittings",
     }
     assert len(loaded["random"]) == 1 and loaded["random"][0].keys() == {"torch", "cuda", "python", "numpy"}
 

@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import operators
 from attnbench.cli import evaluate
 from attnbench.config import Network
 from attnbench.data import build_dataset
@@ -58,6 +59,16 @@ def test_what_is_loaded_computes_what_was_saved(exported):
     assert metadata.network.backbone_weights is None
     assert (metadata.operator, metadata.classes, metadata.palette) == ("ema", DATA.classes, DATA.palette)
     assert (metadata.mean, metadata.std, metadata.image_size) == (DATA.mean, DATA.std, (48, 48))
+
+
+@pytest.mark.parametrize("name", operators.names())
+def test_every_operator_comes_back(name, tmp_path):
+    network = Network(slot_channels=64, head_channels=8)
+    model = build_segmentor(name, network, len(DATA.classes))
+    export_weights(model, Metadata(operator=name, network=network, classes=DATA.classes), tmp_path / "x.safetensors")
+    loaded, _ = load_segmentor(tmp_path / "x.safetensors")
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
 
 
 def test_evaluate_takes_exported_weights(exported, tmp_path):

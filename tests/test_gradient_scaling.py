@@ -74,3 +74,23 @@ def test_a_gradient_that_overflows_costs_its_step_alone(scaled):
     assert len(losses) == 1
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert [scaler.get_scale() for scaler in made] == [2.0**9]
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, replace(RECIPE, optimizer="adamw", learning_rate=0.01)])
+def test_a_first_gradient_that_overflows_leaves_nothing_behind(scaled, monkeypatch, recipe):
+    """What follows is the run whose first step is left out: momentum is none, not whatever lies in memory."""
+    asked = iter(range(recipe.iterations))
+    plain = step.optimizer_step
+    with monkeypatch.context() as context:
+        context.setattr(step, "optimizer_step", lambda *given: plain(*given) if next(asked) else None)
+        expected = trained(recipe)
+    scaled(2.0**10)
+    model, seen = segmentor(), []
+
+    def first_alone(gradient):
+        seen.append(gradient)
+        return gradient * float("inf") if len(seen) == 1 else gradient
+
+    model.decode_head.classifier.weight.register_hook(first_alone)
+    expect_equal((fit(model, Stripes(), recipe, seed=0, device="cpu"), model.state_dict()), expected)
+    assert len(seen) == recipe.iterations > 2

@@ -223,7 +223,11 @@ def test_class_weights_are_one_for_each_class():
     [
         ({"accumulate": 3}, "accumulate: expected a divisor of batch_size 16, got 3 micro-batches"),
         ({"warmup_iterations": 300}, "warmup_iterations: expected fewer than the 300 iterations, got 300"),
-        ({"min_learning_rate": 0.1}, "min_learning_rate: expected at most the learning rate 0.005, got 0.1"),
+        ({"min_learning_rate": 0.1}, "min_learning_rate: expected at most 0.005, the smallest"),
+        (
+            {"min_learning_rate": 1e-4, "bias_learning_rate_factor": 0.0},
+            "expected at most 0, the smallest learning rate",
+        ),
         ({"class_weights": [1.0], "class_balance": "enet"}, "class_weights: expected none beside class_balance 'enet'"),
         ({"category_max_ratio": 0.75}, "crop_size: expected a size where category_max_ratio is 0.75, got none"),
         ({"base_scale": [64, 48]}, "crop_size: expected a size where base_scale is (64, 48), got none"),
@@ -291,10 +295,29 @@ def test_presets_of_mmsegmentation(name, dataset, crop, base, batch, iterations)
 def test_preset_of_emanet():
     preset = load_preset("emanet")
     recipe, network = preset.accuracy.recipe, preset.accuracy.network
-    assert (recipe.learning_rate, recipe.weight_decay, recipe.batch_size) == (9e-3, 1e-4, 16)
-    assert (recipe.iterations, recipe.crop_size, recipe.batch_norm_momentum) == (30_000, (513, 513), 3e-4)
-    assert recipe.bias_learning_rate_factor == 2 and recipe.decay_weights_only and recipe.auxiliary_weight == 0
-    assert (network.backbone, network.multi_grid, network.stem) == ("resnet101", (1, 2, 4), "64-64-128")
+    assert recipe == Recipe(
+        optimizer="sgd",
+        learning_rate=9e-3,
+        momentum=0.9,
+        weight_decay=1e-4,
+        bias_learning_rate_factor=2.0,
+        decay_weights_only=True,
+        power=0.9,
+        iterations=30_000,
+        batch_size=16,
+        scale_range=(0.5, 2.0),
+        crop_size=(513, 513),
+        flip=True,
+        batch_norm_momentum=3e-4,
+    )
+    assert network == Network(
+        backbone="resnet101",
+        stem="64-64-128",
+        multi_grid=(1, 2, 4),
+        output_stride=8,
+        slot_channels=512,
+        head_channels=256,
+    )
     trials = {trial.operator: trial for trial in planning.plan(preset)}
     assert json.loads(trials["ema"].settings) == {"momentum": 0.1, "update": "unnormalized"}
     assert trials["conv3x3"].settings == "{}"

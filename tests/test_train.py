@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from rich.console import Console
 
 from attnbench import planning, records
 from attnbench.accuracy import train_and_score
@@ -24,6 +25,7 @@ from attnbench.errors import UsageError
 from attnbench.evaluation import evaluate
 from attnbench.models.exported import load_segmentor
 from attnbench.report import write_report
+from attnbench.training import Processes
 from attnbench.training.telling import Telling
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
@@ -44,6 +46,7 @@ def only_record(folder):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
+    torch.set_num_threads(1)  # as the run does: threads are part of what it is told apart by
     assert run(folder, "--eval-every", "3", "--checkpoint-every", "2") == 0
     return folder
 
@@ -133,6 +136,27 @@ def test_checkpoints_of_an_earlier_run_want_to_be_resumed(finished):
         run(finished, "--iterations", "5")
     with pytest.raises(UsageError, match=r"with recipe\.iterations 5, got 4"):
         run(finished, "--iterations", "5", "--resume")
+
+
+def test_a_finished_run_is_scored_in_another_way_without_training(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "copy")
+    assert run(tmp_path / "copy", "--resume", "--boundary", "--flip") == 0
+    first, second = sorted(records.load(tmp_path / "copy").records, key=lambda record: record["started"])
+    assert second["loss"] == first["loss"] and "boundary_f" in second and "boundary_f" not in first
+    assert second["inference.flip"] and second["identity"] != first["identity"]
+    assert second["notes"][0].startswith("resumed after 4 of 4 iterations")
+
+
+def test_what_does_not_fit_the_processes_is_said_before_the_data_are_read(tmp_path, monkeypatch):
+    (trial,) = planning.plan(updated(load_preset("default"), {"operators": ["ema"], "cost": None}, "options"))
+    accuracy = load_preset("default").accuracy
+    options, console = training_run.Options(output=tmp_path), Console(quiet=True)
+    for count, message in ((3, "expected a multiple of the 3 processes"), (2, "where torch has no SyncBatchNorm")):
+        processes = Processes(rank=1, count=count)
+        run_of_two = training_run.TrainingRun(trial, accuracy, options, processes, console)
+        monkeypatch.setattr(run_of_two, "_datasets", lambda: pytest.fail("data were read"))
+        with pytest.raises(UsageError, match=message):
+            run_of_two.run()
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(finished, tmp_path):

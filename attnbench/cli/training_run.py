@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,14 +24,18 @@ from attnbench.cli.training_lines import Checking, caching, watch_training
 from attnbench.config import WHOLE, Accuracy
 from attnbench.data import build_dataset
 from attnbench.data.base import SegmentationDataset
-from attnbench.environment import environment_hash, fingerprint
+from attnbench.environment import commit, environment_hash, fingerprint
 from attnbench.errors import UsageError
 from attnbench.evaluation import evaluate
 from attnbench.metrics import Scores
 from attnbench.models.exported import Metadata, export_weights
-from attnbench.records import Record, RecordWriter, Trial
+from attnbench.records import PROTOCOL, Record, RecordWriter, Trial
 from attnbench.training import Checkpoints, Interruption, Part, Processes, Step, Watch, Watcher, fit
+from attnbench.training.distributed import check_processes, share_norms
 from attnbench.training.events import Events
+
+_BESIDE = frozenset({"network.backbone_weights", "eval_split", "boundary"})
+"""Fields of a trial that change nothing of what is trained, beside how images are read when they are scored."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ class TrainingRun:
             KeyboardInterrupt: if it was interrupted; there is a checkpoint where training had begun.
         """
         keep_freed_memory()
+        self._expect_fitting()
         train, test = self._datasets()
         checkpoints = self._checkpoints(len(train))
         if self.first:
@@ -122,6 +127,13 @@ class TrainingRun:
             expect_writable(self.options.output / "records")
         with self._alone() if self.first else nullcontext():
             return self._learn(train, test, checkpoints)
+
+    def _expect_fitting(self) -> None:
+        """What `fit` would say of recipe and processes, before every file of the data is read."""
+        check_processes(self.recipe, self.processes)
+        if self.processes.count > 1:
+            with torch.device("meta"):
+                share_norms(segmentor_of(self.trial, num_classes=2), self.recipe, self.processes)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -163,7 +175,7 @@ class TrainingRun:
             "train_s": trained - clock,
             "eval_s": time.perf_counter() - trained,
             **told.watch.fields(),
-            **_resumed(told.watch, self.recipe.iterations),
+            **_resumed(told.watch, self.recipe.iterations, checkpoints.sittings),
         }
         export_weights(model, self._metadata(train), self.weights)
         return self._write(fields, started, time.perf_counter() - clock)
@@ -184,10 +196,13 @@ class TrainingRun:
         return train, test
 
     def _checkpoints(self, train_images: int) -> Checkpoints:
-        belongs = {**self.trial.fields(), "source": self.source, "train_images": train_images}
-        belongs.pop("network.backbone_weights", None)
+        belongs = {**self.trial.fields(), "source": self.source, "train_images": train_images, "protocol": PROTOCOL}
+        # what is trained does not depend on where weights lie, nor on how they are scored
+        for name in [key for key in belongs if key in _BESIDE or key.startswith("inference.")]:
+            del belongs[name]
         every = self.options.checkpoint_every or max(1, self.recipe.iterations // 10)
-        checkpoints = Checkpoints(self.folder / "checkpoints", belongs, every=every)
+        sitting = f"environment {self.key}, commit {commit()}"
+        checkpoints = Checkpoints(self.folder / "checkpoints", belongs, every=every, sitting=sitting)
         there = self.processes.gathered(bool(checkpoints.present()))[0]
         if there and not self.options.resume:
             raise UsageError(
@@ -267,9 +282,12 @@ class TrainingRun:
         return f"{describe(self.trial)} on {self.trial.device}{processes}"
 
 
-def _resumed(watch: Watch, iterations: int) -> dict[str, list[str]]:
-    """A note where the run had several sittings: its seconds are those of the last one."""
+def _resumed(watch: Watch, iterations: int, sittings: Sequence[str]) -> dict[str, list[str]]:
+    """Notes where the run had several sittings: its seconds are those of the last one, its weights those of all."""
     done = watch.steps
     if done == iterations:
         return {}
-    return {"notes": [f"resumed after {iterations - done} of {iterations} iterations; seconds are of the rest"]}
+    notes = [f"resumed after {iterations - done} of {iterations} iterations; seconds are of the rest"]
+    if len(sittings) > 1:
+        notes.append(f"trained in sittings of {'; then '.join(sittings)}")
+    return {"notes": notes}

@@ -67,7 +67,8 @@ def export_weights(model: Segmentor, metadata: Metadata, path: str | Path) -> No
     Raises:
         UsageError: if the folder cannot be written.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # cloned, as two names of one tensor are not taken
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     metadata = dataclasses.replace(metadata, network=dataclasses.replace(metadata.network, backbone_weights=None))
     built = {key: value for key, value in dataclasses.asdict(metadata).items() if value is not None}
     data = safetensors.torch.save(tensors, {_KEY: json.dumps(built), "format": "pt"})

@@ -59,10 +59,12 @@ class Checkpoints:
         folder: the folder; created with the first checkpoint.
         belongs: plain data that must be equal for a checkpoint to go on from: operator, network, recipe, data, seed.
         every: iterations between two checkpoints.
+        sitting: machine, software and code at work now; a run may go on with others, and says so.
     """
 
-    def __init__(self, folder: Path, belongs: Mapping[str, Any], *, every: int) -> None:
+    def __init__(self, folder: Path, belongs: Mapping[str, Any], *, every: int, sitting: str = "") -> None:
         self.folder, self.every = folder, every
+        self.sittings = [sitting]
         self._belongs: dict[str, Any] = json.loads(json.dumps(dict(belongs)))
 
     def due(self, iteration: int, iterations: int) -> bool:
@@ -87,6 +89,7 @@ class Checkpoints:
                 "format": _FORMAT,
                 "belongs": json.dumps(self._belongs),
                 "belongs_hash": digest,
+                "sittings": self.sittings,
                 "iteration": snapshot.iteration,
                 "model": dict(snapshot.model),
                 "optimizer": dict(snapshot.optimizer),
@@ -128,6 +131,10 @@ class Checkpoints:
         if not isinstance(loaded, dict) or loaded.get("format") != _FORMAT:
             raise UsageError(f"checkpoint {str(path)!r}: expected a checkpoint of train.py, got another file")
         self._expect_own(json.loads(loaded["belongs"]), path)
+        earlier = [sitting for sitting in loaded.get("sittings", []) if sitting != self.sittings[-1]]
+        if earlier:
+            self.sittings = [*earlier, self.sittings[-1]]
+            _LOG.warning("checkpoint %s is of %s; the run goes on with %s", path, earlier[-1], self.sittings[-1])
         return Snapshot(
             iteration=loaded["iteration"],
             model=loaded["model"],

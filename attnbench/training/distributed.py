@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from attnbench.config import Recipe
 from attnbench.data.base import SegmentationDataset
 from attnbench.errors import UsageError
 
+_PATIENCE = timedelta(hours=2)
 _T = TypeVar("_T")
 
 
@@ -95,7 +97,8 @@ def joined(device: str) -> Iterator[Processes]:
         yield Processes(device=torch.device(device))
         return
     place = _place(device, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    # the others wait while the first one decodes every file of a large dataset
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield Processes(int(os.environ["RANK"]), count, place)
     finally:
