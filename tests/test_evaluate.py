@@ -145,3 +145,27 @@ def test_the_window_of_a_checkpoint_of_mmsegmentations_is_followed(tmp_path, dat
     slide, whole = accuracy_of(tmp_path / "slide"), accuracy_of(tmp_path / "whole")
     assert slide["inference.crop_size"] == [24, 24] and "inference.mode" not in whole
     assert slide["iou"] != whole["iou"]
+    cost = {name: next(r for r in load(tmp_path / name).records if r["task"] == "cost") for name in ("slide", "whole")}
+    assert cost["slide"]["inference.crop_size"] == [24, 24] and "inference.mode" not in cost["whole"]
+    # windows of 24 at rows 0 and 9, columns 0, 16 and 17
+    assert cost["slide"]["macs"] > 2 * cost["whole"]["macs"]
+    assert "read as scored" in cost["slide"]["notes"][0] and "whole and once" in cost["whole"]["notes"][0]
+
+
+def test_what_cannot_be_measured_costs_no_score(tmp_path, data, capsys, monkeypatch):
+    path = tmp_path / "own.pth"
+    network = Network(slot_channels=16, head_channels=8)
+    save_checkpoint(build_segmentor("conv3x3", network, 11), path, operator="conv3x3", network=network)
+
+    def full(*_, **__):
+        raise RuntimeError("can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("attnbench.measuring.memory.peak_bytes", full)
+    assert run(path, data, tmp_path / "out") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "mIoU" in shown and "none: can't allocate memory" in shown
+    records = {record["task"]: record for record in load(tmp_path / "out").records}
+    assert (records["cost"]["status"], records["accuracy"]["status"]) == ("out_of_memory", "ok")
+    monkeypatch.setattr("attnbench.evaluation.evaluate", full)
+    with pytest.raises(UsageError, match=r"own.pth'.*--slide HxW takes windows.*got can't allocate memory"):
+        run(path, data, tmp_path / "none")

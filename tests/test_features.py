@@ -180,22 +180,27 @@ def test_half_written_features_are_not_taken(cache, monkeypatch):
     assert len(computed(segmentor())) == 5
 
 
-def _fill(queue):
+def _fill(queue, begin):
     torch.set_num_threads(1)
-    found = computed(segmentor())
-    queue.put(float(found[0][0].sum()))
+    calls, write = [], features._write
+    features._write = lambda *given: calls.append(given) or write(*given)
+    model = segmentor()
+    begin.wait(60)
+    found = computed(model)
+    queue.put((float(found[0][0].sum()), len(calls)))
 
 
-def test_two_processes_at_once():
+def test_of_two_processes_at_once_one_computes():
     context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    running = [context.Process(target=_fill, args=(queue,)) for _ in range(2)]
+    queue, begin = context.Queue(), context.Barrier(2)
+    running = [context.Process(target=_fill, args=(queue, begin)) for _ in range(2)]
     for process in running:
         process.start()
-    sums = [queue.get(timeout=60) for _ in running]
+    (first, computed_here), (second, computed_there) = [queue.get(timeout=60) for _ in running]
     for process in running:
         process.join()
-    assert sums[0] == sums[1]
+    assert first == second
+    assert sorted((computed_here, computed_there)) == [0, 1]
 
 
 @pytest.mark.parametrize(

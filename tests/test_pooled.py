@@ -78,6 +78,13 @@ def test_only_the_latest_source_of_an_operator_counts():
     assert pool([*old, new], BOTH, FIELDS).notes == notes
 
 
+def test_boundaries_that_one_machine_alone_scored_are_those_of_its_seeds():
+    scored = {"boundary": True, "boundary_f": 0.25, "boundary_f_of_class": [0.25]}
+    table = table_of(here("ema", 0, 0.5, **scored), there("ema", 1, 0.6))
+    assert cell(table, "EMA", "miou").text == "55.0 ± 7.1 (2)"
+    assert cell(table, "EMA", "boundary_f").text == "25.0 (1)"
+
+
 def test_a_machine_of_which_nothing_counts_is_not_named():
     old = [here("ema", 0, 0.1, source="old")]
     new = [there("ema", seed, 0.6, started="2026-02-02T00:00:00.0Z") for seed in (0, 1)]

@@ -31,6 +31,17 @@ def test_intervals_of_two_runs_overlap_or_not() -> None:
     assert told.endswith("median width is 6 % of the ratio.")
 
 
+def test_sizes_of_one_operator_are_rows_of_their_own() -> None:
+    def sized(**heights: float) -> list[dict[str, object]]:
+        return [dict(run(ema=factor)[1], height=int(name[1:])) for name, factor in heights.items()]
+
+    # the largest size of the second run is missing: no other may stand in for it
+    (found,) = repeats(sized(h33=1.0, h65=2.0, h97=4.0), sized(h65=2.0, h33=1.0))
+    assert list(found.pairs) == ["EMA, 33×65", "EMA, 65×65"]
+    assert [first.median for first, _ in found.pairs.values()] == pytest.approx([1.04, 2.08])
+    assert found.overlapping == 1.0
+
+
 def test_table_marks_what_does_not_overlap() -> None:
     table = repeat_table(repeats(run(ema=1.0, non_local=2.0), run(ema=1.05, non_local=3.0)))
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}

@@ -23,6 +23,7 @@ from attnbench.cli.checkpoint_options import NATIVE, add_operator, asked_size, r
 from attnbench.cli.reading_options import add_reading, asked_reading
 from attnbench.cli.training_lines import Checking
 from attnbench.config import WHOLE, Inference
+from attnbench.errors import UsageError
 from attnbench.records import Record, RecordWriter, Trial
 from attnbench.statistics import summarise_series
 
@@ -103,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dataset=parsed.dataset,
         image_size=image_size,
         eval_split=parsed.split,
+        inference=None if inference == WHOLE else inference,
         weights_hash=hashlib.sha256(parsed.checkpoint.read_bytes()).hexdigest()[:16],
     )
     environment = fingerprint(device)
@@ -111,18 +113,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         writer.write_environment(environment, key)
         # A seed is what tells accuracy records of one recipe apart: a file has been trained once.
         accuracy = _record(
-            dataclasses.replace(
-                trial,
-                seed=0,
-                inference=None if inference == WHOLE else inference,
-                boundary=parsed.boundary or None,
-            ),
+            dataclasses.replace(trial, seed=0, boundary=parsed.boundary or None),
             key,
             lambda: _score(saved, dataset, device, inference, parsed),
         )
+        if accuracy["status"] != "ok":
+            raise UsageError(
+                f"checkpoint {str(parsed.checkpoint)!r}: expected a network that reads images of dataset "
+                f"{dataset.name!r} as asked (--slide HxW takes windows), got {accuracy['reason']}"
+            )
         writer.write(accuracy)
         cost = _record(
-            _cost_trial(trial, saved, dataset), key, lambda: _measure(saved, dataset, device, parsed.seconds)
+            _cost_trial(trial, saved, dataset),
+            key,
+            lambda: _measure(saved, dataset, device, inference, parsed.seconds),
         )
         writer.write(cost)
     console.print(_table(accuracy, cost, str(parsed.checkpoint)))
@@ -148,14 +152,18 @@ def _cost_trial(trial: Trial, saved: Saved, dataset: SegmentationDataset) -> Tri
 
 def _record(trial: Trial, environment: str, measure: Callable[[], dict[str, Any]]) -> Record:
     import operators
+    from attnbench.faults import failure
     from attnbench.runner import header
 
     source = operators.source_hash(operators.get(trial.operator))
     started, clock = datetime.now(UTC), time.perf_counter()
-    figures = measure()
+    try:
+        figures = {"status": "ok"} | measure()
+    except (RuntimeError, MemoryError, ValueError) as error:
+        status, reason = failure(error)
+        figures = {"status": status, "reason": reason}
     return {
         **header(trial, environment, source),
-        "status": "ok",
         "started": started.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "wall_s": time.perf_counter() - clock,
         **figures,
@@ -194,11 +202,15 @@ def _score(
     }
 
 
-def _measure(saved: Saved, dataset: SegmentationDataset, device: str, seconds: float) -> dict[str, Any]:
+def _measure(
+    saved: Saved, dataset: SegmentationDataset, device: str, inference: Inference, seconds: float
+) -> dict[str, Any]:
+    """Cost of reading one image as those that are scored are read, beside a control that reads it likewise."""
     import torch
 
     from attnbench.allocator import keep_freed_memory
     from attnbench.data.transforms import collate, normalise
+    from attnbench.evaluation import Reading
     from attnbench.measuring.cost import count_macs, count_params
     from attnbench.measuring.latency import round_robin
     from attnbench.measuring.memory import peak_bytes
@@ -207,16 +219,17 @@ def _measure(saved: Saved, dataset: SegmentationDataset, device: str, seconds: f
     clock = time.perf_counter()
     images, _ = collate([dataset[0]])
     inputs = normalise(images, dataset.mean, dataset.std).to(device)
-    model = saved.model.to(device).eval()
-    control = build_segmentor(_CONTROL, saved.network, saved.num_classes).to(device).eval()
+    model = Reading(saved.model, inference).to(device).eval()
+    control = Reading(build_segmentor(_CONTROL, saved.network, saved.num_classes), inference).to(device).eval()
     steps = {"model": _step(model, inputs), _CONTROL: _step(control, inputs)}
     counted = count_macs(model, (inputs,))
+    way = "whole and once" if inference == WHOLE else "as scored"
     figures: dict[str, Any] = {
         "params": count_params(model),
         "macs": counted.macs,
         "uncounted": list(counted.uncounted),
         "lower_bound": counted.lower_bound,
-        "notes": [f"images of {inputs.shape[-2]}x{inputs.shape[-1]}, weights from a checkpoint file"],
+        "notes": [f"images of {inputs.shape[-2]}x{inputs.shape[-1]}, read {way}, weights from a checkpoint file"],
         "peak_bytes": peak_bytes(steps["model"], torch.device(device)),
         "prepare_s": time.perf_counter() - clock,
     }
@@ -241,20 +254,27 @@ def _step(model: torch.nn.Module, inputs: torch.Tensor) -> Callable[[], object]:
 
 
 def _table(accuracy: Record, cost: Record, checkpoint: str) -> Table:
-    latency = summarise_series(cost["samples_ms"])
-    bound = "≥ " if cost["lower_bound"] else ""
-    interval = "" if latency.low is None else f" [{latency.low:.1f}, {latency.high:.1f}]"
     table = Table("figure", "value", title=escape(f"{checkpoint}: {cost['title']}"))
     for name, value in {
         "mIoU": f"{accuracy['miou']:.4f} on {accuracy['eval_images']} images",
         "mAcc": f"{accuracy['macc']:.4f}",
         "aAcc": f"{accuracy['aacc']:.4f}",
         **({"boundary F": f"{accuracy['boundary_f']:.4f}"} if "boundary_f" in accuracy else {}),
-        "params": f"{cost['params'] / 1e6:.2f} M",
+        "params": f"{accuracy['params'] / 1e6:.2f} M",
+        **(_costs(cost) if cost["status"] == "ok" else {"cost of an image": escape(f"none: {cost['reason']}")}),
+    }.items():
+        table.add_row(name, value)
+    return table
+
+
+def _costs(cost: Record) -> dict[str, str]:
+    latency = summarise_series(cost["samples_ms"])
+    bound = "≥ " if cost["lower_bound"] else ""
+    interval = "" if latency.low is None else f" [{latency.low:.1f}, {latency.high:.1f}]"
+    return {
         "MACs": f"{bound}{cost['macs'] / 1e9:.2f} G",
         "FLOPs": f"{bound}{2 * cost['macs'] / 1e9:.2f} G",
         "peak memory": f"{cost['peak_bytes'] / 2**20:.1f} MiB",
         "latency": f"{latency.median:.1f} ms{interval}",
-    }.items():
-        table.add_row(name, value)
-    return table
+        "of an image": cost["notes"][0],
+    }

@@ -66,6 +66,26 @@ def segment(model: nn.Module, images: Tensor, inference: Inference = WHOLE) -> T
     return total.div_(len(readings))
 
 
+class Reading(nn.Module):
+    """A network with the way in which it reads images: `segment` as a module, to be measured.
+
+    Args:
+        model: the network.
+        inference: windows, scales and mirroring.
+
+    Shape:
+        `(B, 3, H, W) -> (B, classes, H, W)`.
+    """
+
+    def __init__(self, model: nn.Module, inference: Inference = WHOLE) -> None:
+        super().__init__()
+        self.model, self.inference = model, inference
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores of every pixel."""
+        return segment(self.model, images, self.inference)
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Context in which `model` is in evaluation mode; afterwards every module has the training flag it had."""

@@ -163,7 +163,8 @@ def _score_cell(key: str) -> Callable[[Row], Cell]:
         std = row[f"{key}_std"] if present(row[f"{key}_std"]) else None
         text = mean_std(float(row[key]), std, signed=key == "gain")
         borrowed = "‡" if row["accuracy_of"] != row["implementation"] else ""
-        runs = f" ({seeds})" if key in ("miou", "gain") else ""
+        fewer = key == "boundary_f" and row["boundary_seeds"] < seeds
+        runs = f" ({row['boundary_seeds'] if fewer else seeds})" if key in ("miou", "gain") or fewer else ""
         marks = ("*" if key == "gain" and row.get("gain_real") is True else "") + borrowed
         return Cell(text + runs + marks, 100 * float(row[key]), text + marks)
 

@@ -76,7 +76,8 @@ def pool(records: Sequence[Record], environments: Environments, fields: Sequence
 
 
 def _setting(record: Record, fields: Sequence[str]) -> tuple[str, ...]:
-    kept = {name: value for name, value in record.items() if name not in fields and name not in ROW}
+    # whether boundaries were scored, too, is no matter of what was trained
+    kept = {name: value for name, value in record.items() if name not in (*fields, *ROW, "boundary")}
     apart = [str(record.get(name)) for name in ("environment", "threads") if name not in fields]
     return trial_key(kept, seeds=False), *apart
 

@@ -19,6 +19,9 @@ _LEGEND = (
     "not overlap."
 )
 
+Row = tuple[str, ...]
+"""An operator with its implementation, and its settings."""
+
 
 @dataclass(frozen=True)
 class Repeat:
@@ -26,7 +29,7 @@ class Repeat:
 
     Args:
         mode: `"forward"` or `"training"`.
-        pairs: by operator, the ratios of the first and of the second run.
+        pairs: by row, the ratios of the first and of the second run.
     """
 
     mode: str
@@ -57,22 +60,41 @@ def repeats(first: Sequence[Record], second: Sequence[Record]) -> list[Repeat]:
     found = []
     for mode in MODES:
         runs = [_ratios(records, mode) for records in (first, second)]
-        pairs = {name: (runs[0][name], runs[1][name]) for name in runs[0] if name in runs[1]}
-        if pairs:
-            found.append(Repeat(mode, pairs))
+        names = _named([key for key in runs[0] if key in runs[1]])
+        if names:
+            found.append(Repeat(mode, {name: (runs[0][key], runs[1][key]) for key, name in names.items()}))
     return found
 
 
-def _ratios(records: Sequence[Record], mode: str) -> dict[str, Summary]:
-    return {
-        label(record): summarise_ratio(record["samples_ms"], record["control_samples_ms"])
+def _ratios(records: Sequence[Record], mode: str) -> dict[Row, Summary]:
+    timed = [
+        record
         for record in records
         if record["task"] == "cost"
         and record["status"] == "ok"
         and record["mode"] == mode
         and record["operator"] != CONTROL
         and "samples_ms" in record
+    ]
+    return {
+        (label(record), *_setting(record)): summarise_ratio(record["samples_ms"], record["control_samples_ms"])
+        for record in timed
     }
+
+
+def _setting(record: Record) -> tuple[str, ...]:
+    """What tells rows of one operator apart, in words."""
+    laid = "channels last" if record.get("channels_last") else ""
+    compiled = "compiled" if record.get("compiled") else ""
+    size = f"{record['height']}×{record['width']}"
+    sizes = (size, f"{record['channels']} channels", f"batch {record['batch']}")
+    return f"{record['level']} level", *sizes, record["dtype"], laid, compiled, record["device"]
+
+
+def _named(keys: Sequence[Row]) -> dict[Row, str]:
+    """Names of rows: the operator's, and behind it those settings in which the rows differ."""
+    apart = [index for index, values in enumerate(zip(*keys, strict=True)) if index and len(set(values)) > 1]
+    return {key: ", ".join([key[0], *(key[index] for index in apart if key[index])]) for key in keys}
 
 
 def sentences(found: Sequence[Repeat]) -> list[str]:

@@ -91,6 +91,8 @@ def accuracy_row(trials: Sequence[Record]) -> dict[str, Any]:
         row[name], row[f"{name}_std"] = _mean_std([trial[name] for trial in scored])
     outlined = [trial["boundary_f"] for trial in scored if "boundary_f" in trial]
     row["boundary_f"], row["boundary_f_std"] = _mean_std(outlined)
+    if outlined:
+        row["boundary_seeds"] = len(outlined)
     row["seed_miou"] = {trial["seed"]: trial["miou"] for trial in scored}
     row["seed_control"] = {trial["seed"]: trial["control_miou"] for trial in scored if "control_miou" in trial}
     if any("block" in trial for trial in scored):

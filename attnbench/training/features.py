@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from attnbench.config import Amp, Network
 from attnbench.data.base import SegmentationDataset
 from attnbench.data.features import ABOUT, FEATURES, TARGETS, FeatureSet
+from attnbench.data.files import FileDataset
 from attnbench.data.transforms import collate, normalise
 from attnbench.errors import UsageError
 from attnbench.models.layers import resize
@@ -135,6 +137,7 @@ def cached_features(
         "split": split,
         "image_size": image_size,
         "files": _files_hash(dataset),
+        "masks": dataset.mask_meaning() if isinstance(dataset, FileDataset) else "",
         "classes": dataset.classes,
         "palette": dataset.palette,
         "normalised": (dataset.mean, dataset.std),
@@ -252,9 +255,16 @@ def _state_hash(module: nn.Module) -> str:
 
 def _files_hash(dataset: SegmentationDataset) -> str:
     """Hash of names and contents of the dataset's files: a copy of it is the same; of its length if it has none."""
-    digest = hashlib.sha256(str(len(dataset)).encode())
-    for pair in getattr(dataset, "pairs", ()):
-        for path in pair:
-            with path.open("rb") as file:
-                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    paths = tuple(path for pair in getattr(dataset, "pairs", ()) for path in pair)
+    stamps = tuple((found.st_size, found.st_mtime_ns) for found in (path.stat() for path in paths))
+    return _contents_hash(len(dataset), paths, stamps)
+
+
+@functools.lru_cache(maxsize=8)
+def _contents_hash(length: int, paths: tuple[Path, ...], _: tuple[tuple[int, int], ...]) -> str:
+    """Read once in a process, not for each trial: a large dataset takes minutes."""
+    digest = hashlib.sha256(str(length).encode())
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
