@@ -111,8 +111,8 @@ def test_seconds_of_two_machines_are_not_averaged_and_costs_stay_as_they_are():
 
 def test_the_table_says_what_was_trained_where():
     notes = " ".join(table_of(here("ema", 0, 0.5), here("dual", 0, 0.5), there("ema", 3, 0.6)).notes)
-    assert f"Example CPU, 2 threads, torch 2.9.0 (environment {ENVIRONMENT}), recipe.amp bfloat16: seed 0: 2." in notes
-    assert f"Other CPU, 2 threads, torch 2.9.0 (environment {OTHER}), recipe.amp off: seed 3: 1." in notes
+    assert f"Example CPU, 1 thread, torch 2.9.0 (environment {ENVIRONMENT}), recipe.amp bfloat16: seed 0: 2." in notes
+    assert f"Other CPU, 1 thread, torch 2.9.0 (environment {OTHER}), recipe.amp off: seed 3: 1." in notes
     assert "recipe.amp bfloat16 or off" in notes
 
 
@@ -153,7 +153,7 @@ def test_the_command_pools_folders_into_a_report_and_a_document(tmp_path):
     options = ["--pool", "environment,recipe.amp", "--output", str(tmp_path / "all")]
     assert main([*folders, *options, "--document", str(page), "--block", "x"]) == 0
     text = page.read_text()
-    assert f"on Example CPU, 2 threads, torch 2.9.0 (environment `{ENVIRONMENT}`) and Other CPU" in text
+    assert f"on Example CPU, 1 thread, torch 2.9.0 (environment `{ENVIRONMENT}`) and Other CPU" in text
     written = (tmp_path / "all" / "comparison.md").read_text()
     assert "1 training(s) are not shown" in written
     assert f"## Environment {ENVIRONMENT}" in written

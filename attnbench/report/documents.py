@@ -61,10 +61,10 @@ def _block(
 ) -> str:
     key = frame.setting["environment"]
     same = [record for record in records if record["environment"] == key]
-    where = [
-        f"{machine(environments.get(name, {})) or 'a machine without a recorded environment'} (environment `{name}`)"
-        for name in key.split(BETWEEN)
-    ]
+    threads = None if frame.cost else frame.accuracy.get("threads")
+    known = {name: machine(environments.get(name, {}), threads) for name in key.split(BETWEEN)}
+    unknown = "a machine without a recorded environment"
+    where = [f"{told or unknown} (environment `{name}`)" for name, told in known.items()]
     source = (
         f"Measured on {' and '.join(where)} on {dates(same)} with commit {', '.join(commits(same))}, "
         f"protocol {frame.setting['protocol']}: `{command}`."

@@ -17,12 +17,17 @@ BETWEEN = " or "
 """Stands between the values of a field over which trainings are pooled."""
 
 
-def machine(environment: Mapping[str, Any]) -> str:
-    """Processor, threads and torch in one line; empty where the environment is not known."""
+def machine(environment: Mapping[str, Any], threads: int | str | None = None) -> str:
+    """Processor, threads and torch in one line; empty where the environment is not known.
+
+    Args:
+        environment: the fingerprint.
+        threads: those of each training run, which shares the machine with others; none takes the environment's.
+    """
     flat = flatten(environment)
-    threads = flat.get("threads.intra_op", "")
+    used = str(threads or flat.get("threads.intra_op", ""))
     parts = [flat.get("cuda.name", ""), flat.get("cpu.model", "")]
-    parts.append(f"{threads} thread{'' if threads == '1' else 's'}" if threads else "")
+    parts.append(f"{used} thread{'' if used == '1' else 's'}" if used and flat else "")
     parts.append(f"torch {flat['torch']}" if "torch" in flat else "")
     return ", ".join(filter(None, parts))
 

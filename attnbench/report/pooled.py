@@ -119,7 +119,8 @@ def _told(name: str, record: Record, environments: Environments) -> str:
     if name != "environment":
         return f"{name} {record.get(name)}"
     key = record["environment"]
-    return f"{machine(environments.get(key, {})) or 'unknown machine'} (environment {key})"
+    found = machine(environments.get(key, {}), record.get("threads")) or "unknown machine"
+    return f"{found} (environment {key})"
 
 
 def _merged(fingerprints: Sequence[Mapping[str, Any]]) -> dict[str, str]:

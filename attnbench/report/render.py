@@ -82,7 +82,8 @@ def render_terminal(frame: Frame) -> rich.table.Table:
     """The frame within 110 columns of a terminal; numbers to the right, the machine and the units below."""
     table = comparison_table(frame) if frame.cost else accuracy_table(frame)
     kept = _narrow(table)
-    caption = [table.title, machine(frame.environment)]
+    threads = None if frame.cost else frame.accuracy.get("threads")
+    caption = [table.title, machine(frame.environment, threads)]
     if frame.cost:
         caption.append("MACs are multiply-accumulates (1 MAC = 2 FLOPs); ratio: latency / conv3x3")
     shown_text = "".join(_short(cell) for row in table.rows for cell in row)
