@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import hashlib
+import json
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +12,7 @@ from dataset_trees import HEIGHT, TREES, WIDTH, coco_stuff, voc, write_image, wr
 from PIL import Image
 
 from attnbench.data import DATASETS, FILE_DATASETS, build_dataset, check_dataset, dataset_splits
-from attnbench.data.base import SegmentationDataset
+from attnbench.data.base import SegmentationDataset, read_mask
 from attnbench.data.folder import voc_colours
 from attnbench.data.labels import Labels, plain
 from attnbench.errors import UsageError
@@ -43,6 +48,17 @@ PUBLISHED = {
     ),
 }
 
+# hash of each value of the masks with its label, name and colour, noted when they stood as in mmsegmentation's tables
+TABLES = {
+    "camvid": "21d2dab56165e339",
+    "voc": "8767d6a7486bd8d6",
+    "cityscapes": "2f6a7b811045ded0",
+    "ade20k": "385cffd5e4af18aa",
+    "pascal_context_59": "ff9ab76e0a69470d",
+    "pascal_context_60": "2dad056c62c55cb2",
+    "coco_stuff": "f43caf6fae6fcc03",
+}
+
 each = pytest.mark.parametrize("name", TREES)
 
 
@@ -55,6 +71,55 @@ def test_classes_and_colours_are_the_published_ones(name):
         assert kind.classes[label] == title
         assert colour is None or kind.palette[label] == colour
     assert all(0 <= part <= 255 for colour in kind.palette for part in colour)
+
+
+@pytest.mark.parametrize("name", FILE_DATASETS)
+def test_no_two_classes_have_changed_places(name):
+    kind, rows = FILE_DATASETS[name], []
+    for value in range(256):
+        try:
+            label = int(kind.labels.targets(np.array([value], np.uint8), "mask")[0])
+        except UsageError:
+            continue
+        rows.append([value, label, *([kind.classes[label], list(kind.palette[label])] if label < 255 else [])])
+    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] == TABLES[name]
+
+
+def test_a_split_of_another_length_is_a_warning(tmp_path, caplog):
+    TREES["ade20k"](tmp_path)
+    check_dataset(build_dataset("ade20k", split="train", root=tmp_path))
+    assert "ade20k split 'train': expected 20210 images as published, got 2" in caplog.text
+
+
+@pytest.mark.parametrize(("bits", "values"), [(1, None), (2, [0, 1, 2, 3]), (4, [0, 1, 2, 15]), (8, [0, 1, 2, 15])])
+def test_grey_masks_of_few_bits_keep_their_labels(tmp_path, bits, values):
+    """What a lossless optimiser makes of a mask; pillow multiplies its values until the largest is white."""
+    path = tmp_path / "mask.png"
+    rows = np.array([values or [0, 1, 0, 1]], np.uint8)
+    packed = np.packbits(np.unpackbits(rows[:, :, None], axis=2)[:, :, 8 - bits :].reshape(1, -1), axis=1)
+    write_png(path, packed, width=4, height=1, bits=bits)
+    if values is None:
+        with pytest.raises(UsageError, match="expected a palette or grey image"):
+            read_mask(path, size=(4, 1))
+    else:
+        assert read_mask(path, size=(4, 1)).tolist() == [values]
+
+
+def write_png(path, packed, *, width, height, bits):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+
+
+def test_what_lies_beside_a_dataset_hides_it_not(tmp_path):
+    for name in ("ade20k", "coco_stuff"):
+        home = TREES[name](tmp_path)
+        for own in ("images", "annotations"):
+            (tmp_path / own).mkdir(exist_ok=True)
+        assert build_dataset(name, split="val", root=tmp_path).root == home
 
 
 def test_colours_of_voc_are_its_colour_map():

@@ -13,6 +13,7 @@ from attnbench import runner
 from attnbench.cli import compare
 from attnbench.data import build_dataset, check_dataset, dataset_splits
 from attnbench.data.folder import Description, Folder, read_description
+from attnbench.data.inspection import inspect
 from attnbench.errors import UsageError
 
 TOML = """
@@ -106,6 +107,37 @@ def test_a_colour_that_is_not_in_the_palette_is_an_error(home):
         check_dataset(dataset)
 
 
+def test_values_of_classes_may_begin_at_one_and_have_gaps(home):
+    change(home, "[splits.train]", "labels = [1, 7]\nignore = [0]\n[splits.train]")
+    for name in ("a", "b", "deep/c"):
+        write_mask(home / "labels" / f"{name}.png", [0, 1, 7])
+    dataset = build_dataset("garden", split="all", root=home)
+    check_dataset(dataset)
+    assert dataset[0][1].flatten()[:3].tolist() == [255, 0, 1]
+    write_mask(home / "labels" / "a.png", [0, 2, 7])
+    with pytest.raises(UsageError, match=r"a.png': expected labels 0..1, 7, got 2"):
+        check_dataset(build_dataset("garden", split="all", root=home))
+
+
+def test_linked_folders_are_looked_into_and_hidden_ones_are_not(home, tmp_path):
+    (home / "photos" / "deep").rename(tmp_path / "elsewhere")
+    (home / "photos" / "deep").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (home / "photos" / "again").symlink_to(home / "photos", target_is_directory=True)
+    write_image(home / "photos" / ".ipynb_checkpoints" / "a-checkpoint.jpg")
+    assert [pair.image.name for pair in build_dataset("garden", split="all", root=home).pairs] == [
+        "a.jpg",
+        "b.jpg",
+        "c.jpg",
+    ]
+
+
+def test_masks_without_an_image_are_said_unless_a_list_chooses(home):
+    write_mask(home / "labels" / "deep" / "lost.png", [1])
+    (problem,) = inspect(build_dataset("garden", split="all", root=home)).problems
+    assert problem.endswith("lost.png': expected an image of its own, got none")
+    assert inspect(build_dataset("garden", split="train", root=home)).problems == []
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -117,8 +149,21 @@ def test_a_colour_that_is_not_in_the_palette_is_an_error(home):
         ("[90, 60, 30], ", "", "palette: expected 2 colours, got 1"),
         ("[90, 60, 30]", "[90, 60, 300]", r"palette: expected colours of three values in 0..255, got"),
         ("[90, 60, 30]", "[90, 60]", r"palette: expected 3 values, got \[90, 60\]"),
-        ("[splits.train]", "ignore = [1]\n[splits.train]", "expected ignored values that stand for no class, got 1"),
-        ("[splits.train]", "std = [1, 0, 1]\n[splits.train]", r"std: expected positive values, got"),
+        ("[splits.train]", "ignore = [1]\n[splits.train]", "dataset.toml, labels: expected ignored values that stand"),
+        ("[splits.train]", "std = [1, 0, 1]\n[splits.train]", r"std: expected fractions of 255 from 1e-06 to 1, got"),
+        ("[splits.train]", "mean = [123.7, 116, 104]\n[splits.train]", r"mean: expected fractions of 255 from 0 to 1"),
+        ("[splits.train]", "labels = [1]\n[splits.train]", r"labels: expected 2 different values, got \(1,\)"),
+        ("[splits.train]", "labels = [1, 1]\n[splits.train]", r"labels: expected 2 different values"),
+        (
+            "[splits.train]",
+            "labels = [1, 255]\n[splits.train]",
+            "expected ignored values that stand for no class, got 255",
+        ),
+        (
+            "[splits.train]",
+            'masks = "colours"\nlabels = [1, 2]\n[splits.train]',
+            "labels: expected none beside masks in colours",
+        ),
         ("[splits.train]", 'masks = "rgb"\n[splits.train]', "masks: unknown value 'rgb'"),
         ('masks = "labels"', "", "splits.train, masks: expected a folder, got none"),
         ('"garden"', '"gar den"', "name: expected letters, digits, _ and -, got 'gar den'"),

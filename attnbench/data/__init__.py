@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from attnbench.config import near
 from attnbench.data.ade20k import ADE20K
 from attnbench.data.base import SegmentationDataset
 from attnbench.data.camvid import CamVid
-from attnbench.data.checked import Progress
+from attnbench.data.checked import Progress, partial_split
 from attnbench.data.cityscapes import Cityscapes
 from attnbench.data.coco_stuff import COCOStuff
 from attnbench.data.files import FileDataset
@@ -17,6 +18,8 @@ from attnbench.data.pascal_context import PascalContext59, PascalContext60
 from attnbench.data.synthetic import ContextDataset
 from attnbench.data.voc import PascalVOC
 from attnbench.errors import UsageError
+
+_LOG = logging.getLogger(__name__)
 
 FILE_DATASETS: dict[str, type[FileDataset]] = {
     kind.name: kind for kind in (CamVid, PascalVOC, Cityscapes, ADE20K, PascalContext59, PascalContext60, COCOStuff)
@@ -78,12 +81,16 @@ def check_dataset(dataset: SegmentationDataset, progress: Progress | None = None
         dataset: what is checked; one that is drawn has nothing to check.
         progress: called after each pair of files that is decoded.
 
+    A split of another number of images than it was published with is a warning.
+
     Raises:
         UsageError: naming the first file that is unreadable, whose mask is of another kind or size, or whose labels
             are out of range.
     """
     if isinstance(dataset, FileDataset):
         dataset.check(progress)
+        if (partial := partial_split(dataset)) is not None:
+            _LOG.warning("%s; what is trained or scored on it compares with no other's figures", partial)
 
 
 def _context(split: str, root: str | Path | None, image_size: tuple[int, int] | None) -> ContextDataset:

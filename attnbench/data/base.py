@@ -66,6 +66,9 @@ GREY_OR_PALETTE = ("P", "L")
 COLOURED = ("RGB", "P", "L", "1")
 """Kinds of mask files whose pixels may be colours: black and white are colours, too."""
 
+_STRETCHED = {"L;2": 85, "L;4": 17}
+"""By how much pillow multiplies grey values of two or four bits, to make the largest of them white."""
+
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
@@ -166,7 +169,11 @@ def read_mask(path: Path, *, size: tuple[int, int], modes: tuple[str, ...] = GRE
     """
     with reading(path, "mask") as opened:
         _expect_mask(opened, path, size, modes)
-        return np.array(opened.convert("RGB") if modes == COLOURED else opened, dtype=np.uint8)
+        if modes == COLOURED:
+            return np.array(opened.convert("RGB"), dtype=np.uint8)
+        tiles = getattr(opened, "tile", None)
+        stretched = _STRETCHED.get(str(tiles[0][3]), 1) if tiles else 1
+        return np.array(opened, dtype=np.uint8) // np.uint8(stretched)
 
 
 def image_tensor(image: Image.Image) -> Tensor:

@@ -61,7 +61,7 @@ class CamVid(FileDataset):
         super().__init__(root, split, image_size)
 
     def _find(self, root: Path) -> Path:
-        for folder in (root, root / "camvid", root / "CamVid"):
+        for folder in (root / "camvid", root / "CamVid", root):
             if any((folder / mark).exists() for mark in _MARKS):
                 return folder
         raise UsageError(

@@ -69,6 +69,14 @@ def nothing_labelled(dataset: FileDataset) -> str:
     return f"{where}: expected at least one labelled pixel, got none in {len(dataset)} masks"
 
 
+def partial_split(dataset: FileDataset) -> str | None:
+    """What is said of a split that has more or fewer images than it was published with, whose scores are its own."""
+    expected = dataset.published.get(dataset.split)
+    if expected is None or expected == len(dataset):
+        return None
+    return f"{dataset.name} split {dataset.split!r}: expected {expected} images as published, got {len(dataset)}"
+
+
 def _decode(dataset: FileDataset, index: int) -> bool:
     """Whether a pixel of this mask counts."""
     return bool((dataset.decode(index)[1] != IGNORE_INDEX).any())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,6 +96,10 @@ class FileDataset(ABC):
         """What values masks may have, in words; masks that passed a check under other words are checked again."""
         return f"{self.mask_modes}: {self.labels}"
 
+    def unpaired(self) -> list[Path]:
+        """Masks of the split that no image belongs to, where its folders say so and no list chooses."""
+        return []
+
     def check(self, progress: Progress | None = None) -> None:
         """Decodes every image and mask, so that what is wrong is known before anything is trained.
 
@@ -178,13 +183,15 @@ class FileDataset(ABC):
 
 
 def find_root(name: str, root: Path, under: Iterable[str], marks: Sequence[str]) -> Path:
-    """The folder that has everything in `marks`: `root` itself, or one of the folders `under` it.
+    """The folder that has everything in `marks`: one of the folders `under` `root`, or `root` itself.
+
+    Those of the dataset's own name come first: what lies beside them in `root` may have other datasets' names.
 
     Raises:
         UsageError: if there is none.
     """
     under = tuple(under)
-    for folder in (root, *(root / part for part in under)):
+    for folder in (*(root / part for part in under), root):
         if all((folder / mark).exists() for mark in marks):
             return folder
     raise UsageError(
@@ -241,10 +248,21 @@ def images_in(folder: Path, *, suffixes: Sequence[str] = IMAGE_SUFFIXES, deep: b
     Args:
         folder: the folder; where there is none, there are no images.
         suffixes: endings of names, in lower case.
-        deep: whether folders inside it are looked into, too.
+        deep: whether folders inside it are looked into, too, but for hidden ones; a link to a folder is one.
     """
-    found = folder.rglob("*") if deep else folder.glob("*")
+    found = _files_under(folder) if deep else folder.glob("*")
     return sorted(path for path in found if path.suffix.lower() in suffixes and not path.name.startswith("."))
+
+
+def _files_under(folder: Path) -> Iterator[Path]:
+    seen: set[str] = set()
+    for place, inside, names in os.walk(folder, followlinks=True):
+        # of links that lead in a circle each folder is looked into once
+        known = os.path.realpath(place)
+        inside[:] = [] if known in seen else [name for name in inside if not name.startswith(".")]
+        if known not in seen:
+            yield from (Path(place) / name for name in names)
+        seen.add(known)
 
 
 def _expect_present(pairs: Sequence[Pair]) -> None:

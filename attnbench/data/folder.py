@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from attnbench.config import from_mapping
 from attnbench.data.base import COLOURED, GREY_OR_PALETTE, IMAGENET_MEAN, IMAGENET_STD, read_mask
 from attnbench.data.files import FileDataset, Pair, expect_pairs, images_in, lines
-from attnbench.data.labels import plain
+from attnbench.data.labels import Labels
 from attnbench.errors import UsageError
 from attnbench.metrics import IGNORE_INDEX
 
@@ -48,6 +48,7 @@ class Description:
         name: the dataset's name in `--dataset`, records and tables: letters, digits, `_` and `-`.
         classes: name of each class, in the order of the labels.
         palette: colour of each class; empty takes those of Pascal VOC's colour map.
+        labels: value of each class in the masks, such as 1, 2, 3 where 0 does not count; empty counts from 0.
         ignore: labels of pixels that do not count.
         masks: `"labels"`, grey or palette files whose values are labels, or `"colours"`, files whose pixels have
             the palette's colours: RGB, palette, grey, or black and white.
@@ -61,6 +62,7 @@ class Description:
     name: str = ""
     classes: tuple[str, ...] = ()
     palette: tuple[Colour, ...] = ()
+    labels: tuple[int, ...] = ()
     ignore: tuple[int, ...] = (255,)
     masks: Literal["labels", "colours"] = "labels"
     ignore_colours: tuple[Colour, ...] = ()
@@ -98,7 +100,7 @@ class Folder(FileDataset):
         found, self._folders = read_description(path)
         self.name, self.classes, self.mean, self.std = found.name, found.classes, found.mean, found.std
         self.palette = found.palette or voc_colours(len(found.classes))
-        self.labels = plain(len(found.classes), found.ignore if found.masks == "labels" else ())
+        self.labels = _labels(found)
         self.splits = tuple(self._folders)
         self._description = found
         self._colours = _Colours(self.palette, found.ignore_colours) if found.masks == "colours" else None
@@ -137,6 +139,15 @@ class Folder(FileDataset):
         ]
         return expect_pairs(pairs, self.name, split, where)
 
+    def unpaired(self) -> list[Path]:
+        """Masks of the split that no image belongs to, unless a list chooses among them."""
+        folders, ending = self._folders[self.split], self._description.mask_ending
+        if folders.list:
+            return []
+        known = {pair.mask for pair in self.pairs}
+        masks = images_in(self.root / folders.masks, deep=True)
+        return [path for path in masks if path.name.endswith(ending) and path not in known]
+
     def _images(self, folder: Path) -> list[Path]:
         ending = self._description.image_ending
         return [path for path in images_in(folder, deep=True) if path.name.endswith(ending)]
@@ -144,6 +155,11 @@ class Folder(FileDataset):
     def _shared(self, path: Path, folder: Path) -> str:
         name = path.relative_to(folder).as_posix()
         return name.removesuffix(self._description.image_ending or path.suffix)
+
+
+def _labels(found: Description) -> Labels:
+    values = found.labels or range(len(found.classes))
+    return Labels({value: label for label, value in enumerate(values)}, found.ignore if found.masks == "labels" else ())
 
 
 class _Colours:
@@ -227,5 +243,15 @@ def _validate(found: Description, where: str) -> None:
         raise UsageError(f"{where}, palette: expected the colours of the masks, got none")
     if found.masks == "colours" and len(set(colours)) != len(colours):
         raise UsageError(f"{where}, palette: expected different colours, got one twice")
-    if min(found.std) <= 0:
-        raise UsageError(f"{where}, std: expected positive values, got {found.std}")
+    if found.labels and found.masks == "colours":
+        raise UsageError(f"{where}, labels: expected none beside masks in colours, got {found.labels}")
+    if found.labels and not len(set(found.labels)) == len(found.labels) == len(found.classes):
+        raise UsageError(f"{where}, labels: expected {len(found.classes)} different values, got {found.labels}")
+    try:
+        _labels(found)
+    except UsageError as error:
+        raise UsageError(f"{where}, {error}") from error
+    for name, low in (("mean", 0.0), ("std", 1e-6)):
+        values = getattr(found, name)
+        if not all(low <= value <= 1 for value in values):
+            raise UsageError(f"{where}, {name}: expected fractions of 255 from {low:g} to 1, got {values}")

@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from attnbench.data.checked import nothing_labelled
+from attnbench.data.checked import nothing_labelled, partial_split
 from attnbench.data.files import FileDataset
 from attnbench.errors import UsageError
 from attnbench.metrics import IGNORE_INDEX
@@ -64,11 +64,9 @@ def inspect(dataset: FileDataset, progress: Progress | None = None) -> Inspectio
     """
     num_classes = len(dataset.classes)
     found = Inspection(dataset.split, pixels=np.zeros(num_classes + 1, np.int64))
-    expected = dataset.published.get(dataset.split)
-    if expected is not None and expected != len(dataset):
-        found.problems.append(
-            f"{dataset.name} split {dataset.split!r}: expected {expected} images as published, got {len(dataset)}"
-        )
+    if (partial := partial_split(dataset)) is not None:
+        found.problems.append(partial)
+    found.problems += [f"mask {str(path)!r}: expected an image of its own, got none" for path in dataset.unpaired()]
     for done, result in enumerate(_results(dataset), start=1):
         if isinstance(result, UsageError):
             found.problems.append(str(result))
