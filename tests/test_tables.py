@@ -226,6 +226,15 @@ def test_local_ceiling_stands_beside_the_scores_wherever_they_are() -> None:
     assert [row[0].text for row in brief_table(only_frame([cost_record("ema"), bare])).rows] == ["EMA"]
 
 
+def test_the_training_loss_is_that_of_the_end() -> None:
+    losses = [[9.0] * 18 + [1.0, 2.0], [9.0] * 18 + [3.0, 4.0]]
+    records = [accuracy_record("ema", seed, loss=loss) for seed, loss in enumerate(losses)]
+    table = accuracy_table(report.accuracy_frames([*records, accuracy_record("dual", loss=[])], ENVIRONMENTS)[0])
+    assert cell(table, "EMA", "train_loss").text == "2.50"
+    assert cell(table, "Dual attention", "train_loss").text == "–"
+    assert any(line.startswith("Training loss: ") for line in table.legend)
+
+
 def test_accuracy_table_states_its_setting_without_the_place_of_files() -> None:
     fields = {"network.backbone_weights": "some/folder/weights.pth", "weights_hash": "abc123"}
     table = accuracy_table(report.accuracy_frames([accuracy_record("ema", **fields)], ENVIRONMENTS)[0])

@@ -21,7 +21,7 @@ _NARROW = (
     *("peak_mib_training", "latency_ms_training", "ratio_training", "miou", "gain", "train_s"),
     *("macs_backward", "elementwise", "intensity_forward", "bound_ms_forward", "reach_forward", "reach_training"),
 )
-_EXPLAINS = {"Gain:": "gain", "*:": "gain", "95 %": "miou_low", "Rank:": "rank_forward"}
+_EXPLAINS = {"Gain:": "gain", "*:": "gain", "95 %": "miou_low", "Training loss:": "train_loss", "Rank:": "rank_forward"}
 """The column that a sentence on how to read a table is about, by how it begins."""
 
 _MATH = {

@@ -102,6 +102,8 @@ def accuracy_row(trials: Sequence[Record]) -> dict[str, Any]:
     row["params_network"] = scored[0]["params"] if scored else None
     for name in ("train_s", "eval_s", "train_images_per_s", "data_wait_share"):
         row[name] = _mean_std([trial[name] for trial in scored if name in trial])[0]
+    ends = [trial["loss"][-math.ceil(len(trial["loss"]) / 10) :] for trial in scored if trial["loss"]]
+    row["train_loss"] = _mean_std([math.fsum(end) / len(end) for end in ends])[0]
     row["train_images"] = scored[0].get("train_images") if scored else None
     row["eval_images"] = scored[0].get("eval_images") if scored else None
     row["source_accuracy"] = trials[0]["source"]

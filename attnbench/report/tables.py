@@ -61,6 +61,9 @@ _ACCURACY_LEGEND = (
 )
 
 
+_LOSS_LEGEND = (
+    "Training loss: mean over the last tenth of the iterations, with an operator's own extra losses where it has some."
+)
 _CEILING_LEGEND = "Local ceiling: the best mIoU without seeing beyond the receptive field of the backbone."
 _SEEDS_LEGEND = (
     "95 % of mIoU: percentile bootstrap over the seeds, which is too narrow for few; it says how much these runs vary, "
@@ -133,6 +136,7 @@ def accuracy_table(frame: Frame) -> Table:
         *score_columns(),
         *interval_columns(),
         *boundary_columns(frame.table),
+        number("train_loss", "Training loss", "Loss", 1.0, better=None),
         number("params_network", "Params of the network (M)", "Params (M)", 1e6),
         number("train_s", "Training (s)", "Training (s)", 1.0, better=None),
     ]
@@ -140,7 +144,7 @@ def accuracy_table(frame: Frame) -> Table:
         _heading(frame),
         columns,
         frame,
-        [*_ACCURACY_LEGEND, *(_SEEDS_LEGEND if _has_intervals(frame) else ()), _BOLD],
+        [*_ACCURACY_LEGEND, _LOSS_LEGEND, *(_SEEDS_LEGEND if _has_intervals(frame) else ()), _BOLD],
         [*_accuracy_notes(frame), f"Setting: {details(frame.accuracy)}."],
     )
     return _with_ceiling(table, frame)
