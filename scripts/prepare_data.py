@@ -2,6 +2,6 @@
 
 if __name__ == "__main__":
     from attnbench.cli.arguments import run_command
-    from attnbench.cli.prepare_data import PROG, main
+    from attnbench.cli.prepare_data import KEPT, PROG, main
 
-    run_command(PROG, main)
+    run_command(PROG, main, KEPT)

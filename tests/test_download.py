@@ -3,8 +3,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
+import io
 import json
 import ssl
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,6 +46,10 @@ def part(target):
     return target.with_name("file.zip.part")
 
 
+def note(target):
+    return target.with_name("file.zip.part.json")
+
+
 def test_downloads_a_file_and_says_how_far_it_is(server, target):
     seen = []
     assert fetch(server, target, progress=lambda *done: seen.append(done)) == []
@@ -77,18 +84,17 @@ def test_goes_on_where_an_earlier_run_was_killed(server, target, monkeypatch):
 def test_a_part_that_is_whole_is_only_verified(server, target):
     target.parent.mkdir()
     part(target).write_bytes(CONTENT)
-    note = {"url": server.url, "tag": None, "total": len(CONTENT)}
-    part(target).with_name("file.zip.part.json").write_text(json.dumps(note))
+    note(target).write_text(json.dumps({"url": server.url, "tag": None, "total": len(CONTENT)}))
     fetch(server, target)
     assert server.requests == []
 
 
-@pytest.mark.parametrize("note", [None, "{", '{"url": "http://elsewhere", "tag": null, "total": null}', '{"x": 1}'])
-def test_a_part_that_nothing_is_known_of_is_not_built_on(server, target, note):
+@pytest.mark.parametrize("text", [None, "{", '{"url": "http://elsewhere", "tag": null, "total": null}', '{"x": 1}'])
+def test_a_part_that_nothing_is_known_of_is_not_built_on(server, target, text):
     target.parent.mkdir()
     part(target).write_bytes(b"something else")
-    if note is not None:
-        part(target).with_name("file.zip.part.json").write_text(note)
+    if text is not None:
+        note(target).write_text(text)
     fetch(server, target)
     assert server.requests == [None]
 
@@ -141,6 +147,104 @@ def test_a_length_that_is_not_said_ends_with_the_connection(server, target):
     fetch(server, target)
 
 
+@pytest.fixture
+def archive():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("noise", CONTENT)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_answer_of_unknown_length_that_broke_off_does_not_pass_for_the_file(server, target, archive, ranges):
+    server.content, server.say_length, server.ignore_ranges = archive, False, not ranges
+    server.break_after = [30_000]
+    fetch(server, target, checksum=None)
+    assert server.requests == [None, "bytes=30000-"]
+
+
+def test_an_answer_of_unknown_length_that_is_no_archive_is_not_known_to_be_whole(server, target):
+    server.say_length, server.ignore_ranges = False, True
+    with pytest.raises(UsageError, match="got an answer of unknown length that is no whole archive in 5 tries"):
+        fetch(server, target, checksum=None)
+    assert not target.exists()
+
+
+def test_an_answer_in_chunks_is_whole_when_it_ends(server, target):
+    server.chunked = True
+    fetch(server, target, checksum=None)
+    assert server.requests == [None]
+
+
+def test_an_answer_in_chunks_that_broke_off_goes_on(server, target):
+    server.chunked, server.content = True, CONTENT * 25
+    server.break_after = [2_200_000]
+    fetch(server, target, checksum=None)
+    assert server.requests == [None, f"bytes={2 << 20}-"]
+
+
+def test_an_address_that_leads_to_another_one_is_followed_each_time(server, target):
+    server.moved, server.break_after = True, [30_000]
+    fetch(server, target)
+    assert server.requests == [None, None, "bytes=30000-", "bytes=30000-"]
+
+
+DATE, LATER = "Sat, 01 Jan 2022 00:00:00 GMT", "Sun, 02 Jan 2022 00:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("etag", "modified", "sent"),
+    [
+        ('"one"', DATE, '"one"'),
+        ('W/"one"', None, None),
+        ('W/"one"', DATE, DATE),
+        (None, DATE, DATE),
+        (None, None, None),
+    ],
+)
+def test_only_what_names_a_version_byte_for_byte_is_sent_back(server, target, etag, modified, sent):
+    server.etag, server.modified, server.break_after = etag, modified, [30_000]
+    fetch(server, target)
+    assert server.requests == [None, "bytes=30000-"] and server.validators == [None, sent]
+
+
+@pytest.mark.parametrize("before", [('W/"one"', None), (None, DATE)])
+def test_a_file_of_the_same_length_that_changed_is_started_anew(server, target, before):
+    server.etag, server.modified = before
+    server.break_after = [30_000]
+
+    def changes(_):
+        server.content = CONTENT[::-1]
+        server.etag, server.modified = 'W/"two"' if server.etag else None, LATER if server.modified else None
+
+    download(server.url, target, pause=changes, timeout=5)
+    assert target.read_bytes() == CONTENT[::-1]
+
+
+def test_a_note_that_still_holds_is_not_written_again(server, target, monkeypatch):
+    server.break_after = [30_000, 20_000]
+    writes = []
+    write = module.write_atomically
+    monkeypatch.setattr(module, "write_atomically", lambda *all: (writes.append(all), write(*all)))
+    fetch(server, target)
+    assert len(writes) == 1
+
+
+def test_a_note_that_cannot_be_written_leaves_the_old_one(server, target, monkeypatch):
+    target.parent.mkdir()
+    part(target).write_bytes(CONTENT[:30_000])
+    known = json.dumps({"url": server.url, "tag": None, "total": None})
+    note(target).write_text(known)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(UsageError, match="expected a folder that can be written, got No space left on device"):
+        fetch(server, target)
+    assert note(target).read_text() == known and part(target).read_bytes() == CONTENT[:30_000]
+
+
 def test_a_range_of_a_length_that_is_not_said_has_an_end(server, target):
     server.say_length, server.say_total = True, False
     server.break_after = [30_000, 60_000]
@@ -151,8 +255,7 @@ def test_a_range_of_a_length_that_is_not_said_has_an_end(server, target):
 def test_a_range_behind_the_end_starts_anew(server, target):
     target.parent.mkdir()
     part(target).write_bytes(CONTENT)
-    note = {"url": server.url, "tag": '"one"', "total": None}
-    part(target).with_name("file.zip.part.json").write_text(json.dumps(note))
+    note(target).write_text(json.dumps({"url": server.url, "tag": '"one"', "total": None}))
     fetch(server, target)
     assert server.requests == [f"bytes={len(CONTENT)}-", None]
 
@@ -175,8 +278,11 @@ def test_checksums_of_every_kind_are_verified(tmp_path, algorithm):
 @pytest.mark.parametrize("status", [403, 404, 410])
 def test_an_address_that_does_not_exist_is_not_asked_again(server, target, status):
     server.statuses = [status]
-    with pytest.raises(UsageError, match=f"download of '{server.url}': expected the file, got status {status}"):
+    with pytest.raises(
+        UsageError, match=f"download of '{server.url}': expected the file, got status {status}; a"
+    ) as said:
         fetch(server, target)
+    assert str(said.value).endswith(f"is taken if you put it into place as {str(target)!r}")
     assert len(server.requests) == 1
 
 
@@ -230,16 +336,18 @@ def test_a_full_disk_is_an_error_of_one_line(server, target, monkeypatch):
 
 
 @pytest.mark.parametrize("lost", [OSError(errno.EHOSTUNREACH, "No route to host"), ssl.SSLError("bad record mac")])
-def test_a_line_that_is_lost_while_bytes_come_is_no_fault_of_the_disk(server, target, monkeypatch, lost):
+@pytest.mark.parametrize("when", ["begin", "read"])
+def test_a_line_that_is_lost_is_no_fault_of_the_disk(server, target, monkeypatch, lost, when):
+    """Before the answer begins, and while its bytes come."""
     left = [lost]
 
-    class Broken(http.client.HTTPResponse):
-        def read(self, amount=None):
-            if left:
-                raise left.pop()
-            return super().read(amount)
+    def broken(self, *amount):
+        if left:
+            raise left.pop()
+        return getattr(http.client.HTTPResponse, when)(self, *amount)
 
-    monkeypatch.setattr(http.client.HTTPConnection, "response_class", Broken)
+    response = type("Broken", (http.client.HTTPResponse,), {when: broken})
+    monkeypatch.setattr(http.client.HTTPConnection, "response_class", response)
     assert fetch(server, target) == [2.0]
     left[:] = [lost] * 9
     target.unlink()

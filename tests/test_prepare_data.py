@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import runpy
 import tarfile
 import zipfile
 from pathlib import Path
@@ -87,9 +88,23 @@ def test_masks_that_are_there_are_not_converted_again(tmp_path):
     assert np.asarray(Image.open(home / "SegmentationClassAug/2008_000004.png"))[0, 0] == 7
 
 
+def damaged(path):
+    """A compressed annotation whose middle is not what was written."""
+    labels = np.random.default_rng(0).integers(0, 21, (100, 100), dtype=np.uint8)
+    savemat(path, {"GTcls": {"Segmentation": labels}}, do_compression=True)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 8] = b"damaged!"
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
+        (
+            lambda home: damaged(home / "cls/2008_000004.mat"),
+            "2008_000004.mat': expected a MATLAB file with GTcls, got",
+        ),
         (lambda home: (home / "cls/2008_000004.mat").unlink(), "2008_000004.mat': expected an existing file, got none"),
         (lambda home: (home / "cls/2008_000004.mat").write_bytes(b"x" * 200), "expected a MATLAB file with GTcls, got"),
         (lambda home: savemat(home / "cls/2008_000004.mat", {"x": 1}), "expected a MATLAB file with GTcls, got"),
@@ -205,8 +220,96 @@ def test_archives_may_be_deleted_once_they_are_unpacked(tmp_path, voc_online, ca
 def test_a_file_that_was_put_there_by_hand_is_verified(tmp_path, voc_online):
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads/benchmark.tgz").write_bytes(b"something else")
-    with pytest.raises(UsageError, match=r"benchmark.tgz': expected md5 \w{32}, got \w{32}"):
+    words = r"benchmark.tgz': expected md5 \w{32}, got \w{32}; delete it to download it anew"
+    with pytest.raises(UsageError, match=words):
         run("voc", "--data-root", tmp_path)
+
+
+def test_an_archive_whose_address_is_gone_may_be_put_there_by_hand(tmp_path, voc_online):
+    voc, _ = voc_online
+    voc.statuses = [404]
+    with pytest.raises(UsageError, match=r"got status 404; .* put it into place as '.*VOCtrainval_11-May-2012.tar'"):
+        run("voc", "--data-root", tmp_path / "data")
+    (tmp_path / "data/downloads/VOCtrainval_11-May-2012.tar").write_bytes(voc.content)
+    assert run("voc", "--data-root", tmp_path / "data") == 0
+    assert len(voc.requests) == 1
+
+
+def test_a_damaged_archive_leaves_no_note_that_it_was_unpacked(tmp_path, voc_online, monkeypatch):
+    source = SOURCES["voc"]
+    unknown = [dataclasses.replace(archive, checksum=None) for archive in source.archives]
+    monkeypatch.setitem(SOURCES, "voc", dataclasses.replace(source, archives=tuple(unknown)))
+    voc, _ = voc_online
+    whole = voc.content
+    voc.content = whole[:-8] + bytes(8)
+    with pytest.raises(UsageError, match=r"2012.tar': expected a whole zip or tar file, got CRC check failed"):
+        run("voc", "--data-root", tmp_path / "data")
+    voc.content = whole
+    (tmp_path / "data/downloads/VOCtrainval_11-May-2012.tar").unlink()
+    assert run("voc", "--data-root", tmp_path / "data") == 0
+
+
+def test_the_datasets_own_folder_gets_what_it_lacks(tmp_path, voc_online):
+    home = dataset_trees.voc(tmp_path / "data")
+    (home / "ImageSets/Segmentation/aug.txt").unlink()
+    assert run("voc", "--data-root", home) == 0
+    assert not (home / "VOCdevkit").exists() and not (home / "downloads").exists()
+    assert (tmp_path / "data/downloads/benchmark.tgz").is_file()
+
+
+def test_the_datasets_own_folder_may_be_a_link_or_the_one_that_is_worked_in(tmp_path, voc_online, monkeypatch):
+    home = dataset_trees.voc(tmp_path / "data")
+    (home / "ImageSets/Segmentation/aug.txt").unlink()
+    (tmp_path / "link").symlink_to(home)
+    monkeypatch.chdir(home)
+    assert {prepare.place("voc", SOURCES["voc"], Path(given)) for given in (tmp_path / "link", ".")} == {
+        tmp_path / "data"
+    }
+
+
+def test_the_datasets_own_folder_of_another_name_is_an_error_that_says_which_to_pass(tmp_path, voc_online):
+    home = dataset_trees.voc(tmp_path).rename(tmp_path / "mine")
+    run("voc", "--data-root", home)
+    (home / "ImageSets/Segmentation/aug.txt").unlink()
+    with pytest.raises(UsageError, match="got its own under another name than VOCdevkit/VOC2012; pass") as said:
+        run("voc", "--data-root", home)
+    assert f"pass {str(tmp_path)!r}, and move the files to {str(tmp_path / 'VOCdevkit/VOC2012')!r}" in str(said.value)
+    assert not any(server.requests for server in voc_online)
+
+
+@pytest.mark.parametrize("name", dataset_trees.TREES)
+def test_archives_are_unpacked_to_where_the_loader_looks(tmp_path, name):
+    home = dataset_trees.TREES[name](tmp_path)
+    source = SOURCES[name]
+    assert home == tmp_path / source.home == FILE_DATASETS[name].find(tmp_path)
+    assert {prepare.place(name, source, given) for given in (tmp_path, home)} == {tmp_path}
+    assert any((tmp_path / archive.into).is_relative_to(home) for archive in source.archives)
+
+
+def test_what_is_there_from_elsewhere_is_not_downloaded_again(tmp_path, voc_online, monkeypatch):
+    voc, boundaries = voc_online
+    source = SOURCES["voc"]
+    first = dataclasses.replace(source.archives[0], holds={"JPEGImages": 5, "SegmentationClass": 3})
+    monkeypatch.setitem(SOURCES, "voc", dataclasses.replace(source, archives=(first, source.archives[1])))
+    home = dataset_trees.voc(tmp_path)
+    (home / "ImageSets/Segmentation/aug.txt").unlink()
+    assert run("voc", "--data-root", tmp_path) == 0
+    assert voc.requests == [] and boundaries.requests
+    image = home / "JPEGImages/2007_000001.jpg"
+    image.rename(image.with_name(f"{image.name}.part"))
+    assert run("voc", "--data-root", tmp_path) == 0
+    assert voc.requests
+
+
+def test_ctrl_c_says_that_a_download_goes_on(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("attnbench.cli.prepare_data.main", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(Path(__file__).parents[1] / "scripts/prepare_data.py"), run_name="__main__")
+    said = "prepare_data.py: interrupted; what was downloaded is kept, and the same command goes on from there"
+    assert ended.value.code == 130 and capsys.readouterr().err.strip() == said
 
 
 def test_a_dry_run_only_says_what_comes_from_where(tmp_path, voc_online, capsys):

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from attnbench.data.preparing.unpack import unpack
+from attnbench.data.preparing.unpack import expect_whole, unpack
 from attnbench.errors import UsageError
 
 FILES = {"Top/a.txt": b"a", "Top/deep/b.bin": bytes(range(256)) * 400, "Other/c.txt": b"c"}
@@ -119,6 +119,78 @@ def hash_bytes(number):
     import numpy as np
 
     return np.random.default_rng(number).bytes(5000)
+
+
+BROKEN = r"x': expected a whole zip or tar file, got .*; delete it to download it anew"
+
+
+def flipped(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def expect_broken(archive, into):
+    with pytest.raises(UsageError, match=BROKEN):
+        expect_whole(archive)
+    with pytest.raises(UsageError, match=BROKEN):
+        unpack(archive, into)
+    # no file is there whose bytes are not known to be right
+    assert not into.exists()
+
+
+@pytest.mark.parametrize("place", [50_000, -8, -1])
+def test_a_flipped_byte_in_a_compressed_tar_file_or_its_trailer_is_an_error(tmp_path, place):
+    """Without compression a flipped byte is one that inflates well; the last eight are checksum and length."""
+    with tarfile.open(tmp_path / "x", "w:gz", compresslevel=0) as archive:
+        entry = tarfile.TarInfo("a")
+        entry.size = 100_000
+        archive.addfile(entry, io.BytesIO(bytes(100_000)))
+    flipped(tmp_path / "x", place)
+    expect_broken(tmp_path / "x", tmp_path / "into")
+
+
+@pytest.mark.parametrize("mode", ["w:bz2", "w:xz"])
+def test_other_compressions_are_held_against_their_checksums_too(tmp_path, mode):
+    archive = tarred(tmp_path / "x", mode=mode)
+    assert unpack(archive, tmp_path / "whole") == 3
+    flipped(archive, archive.stat().st_size // 2)
+    expect_broken(archive, tmp_path / "into")
+
+
+def test_a_damaged_zip_file_is_found_without_unpacking_it(tmp_path):
+    archive = zipped(tmp_path / "x")
+    expect_whole(archive)
+    flipped(archive, archive.read_bytes().index(b"Top/deep/b.bin") + 100)
+    with pytest.raises(UsageError, match=BROKEN):
+        expect_whole(archive)
+
+
+def header_of(path, name):
+    with tarfile.open(path) as archive:
+        return archive.getmember(name).offset
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_broken_header_in_a_tar_file_is_an_error(tmp_path, name):
+    archive = tarred(tmp_path / "x", mode="w")
+    flipped(archive, header_of(archive, name) + 5)
+    expect_broken(archive, tmp_path / "into")
+
+
+@pytest.mark.parametrize("more", [0, 100])
+@pytest.mark.parametrize("name", FILES)
+def test_a_tar_file_cut_at_a_header_is_an_error(tmp_path, name, more):
+    archive = tarred(tmp_path / "x", mode="w")
+    archive.write_bytes(archive.read_bytes()[: header_of(archive, name) + more])
+    expect_broken(archive, tmp_path / "into")
+
+
+def test_a_tar_file_without_its_end_is_an_error(tmp_path):
+    archive = tarred(tmp_path / "x", mode="w")
+    last = header_of(archive, "Other/c.txt")
+    archive.write_bytes(archive.read_bytes()[: last + 2 * tarfile.BLOCKSIZE])
+    expect_broken(archive, tmp_path / "into")
 
 
 def test_something_else_is_an_error(tmp_path):

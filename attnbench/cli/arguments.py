@@ -50,8 +50,14 @@ def complain(prog: str, message: str) -> int:
     return 2
 
 
-def run_command(prog: str, command: Callable[[], int]) -> NoReturn:
-    """Runs `command` and exits: what a user can mend becomes one line and code 2, Ctrl-C and SIGTERM code 130."""
+def run_command(prog: str, command: Callable[[], int], kept: str = "what was measured is kept") -> NoReturn:
+    """Runs `command` and exits: what a user can mend becomes one line and code 2, Ctrl-C and SIGTERM code 130.
+
+    Args:
+        prog: name of the command in messages.
+        command: returns the exit code.
+        kept: what an interruption leaves, in words.
+    """
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = command()
@@ -60,10 +66,7 @@ def run_command(prog: str, command: Callable[[], int]) -> NoReturn:
         # a training that diverges is its recipe's affair; in a comparison it is a row
         code = complain(prog, str(error))
     except KeyboardInterrupt:
-        print(
-            f"\n{prog}: interrupted; what was measured is kept, and the same command goes on from there",
-            file=sys.stderr,
-        )
+        print(f"\n{prog}: interrupted; {kept}, and the same command goes on from there", file=sys.stderr)
         code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

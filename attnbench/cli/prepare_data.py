@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from attnbench.data.preparing.sources import Source
 
 PROG = "prepare_data.py"
+KEPT = "what was downloaded is kept"
+"""What is said where Ctrl-C ends it."""
 _SHOWN_PROBLEMS = 20
 _EPILOG = """\
 examples:
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = console_of_width()
 
     from attnbench.data import dataset_splits
-    from attnbench.data.preparing.prepare import is_there, prepare
+    from attnbench.data.preparing.prepare import is_there, place, prepare
     from attnbench.data.preparing.sources import SOURCES
 
     if parsed.name == "context":
@@ -62,14 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # the files of trainval are those of train and val
     splits = [split for split in dataset_splits(parsed.name, root) if source is None or split != "trainval"]
     if source is not None and not parsed.check:
-        console.print(_plan(source, root))
+        there = is_there(parsed.name, root)
+        around = root if there else place(parsed.name, source, root)
+        console.print(_plan(source, around))
         if parsed.dry_run:
             return 0
-        if is_there(parsed.name, root):
+        if there:
             console.print("all files are there: nothing to download")
         else:
             with _Bar(console) as bar:
-                prepare(source, root, bar.show)
+                prepare(source, around, bar.show)
     elif parsed.dry_run:
         raise UsageError(f"--dry-run: expected a dataset that is downloaded, got {parsed.name!r}")
     return _check(parsed.name, splits, root, console)

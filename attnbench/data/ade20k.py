@@ -182,9 +182,11 @@ class ADE20K(FileDataset):
     splits = ("train", "val")
     published = {"train": 20210, "val": 2000}  # noqa: RUF012
 
-    def _find(self, root: Path) -> Path:
+    @classmethod
+    def find(cls, root: Path) -> Path:
+        """The folder with the dataset's files, given it or one around it."""
         under = ("ADEChallengeData2016", "ade20k", "ade20k/ADEChallengeData2016", "ade/ADEChallengeData2016")
-        return find_root(self.name, root, under, ("images", "annotations"))
+        return find_root(cls.name, root, under, ("images", "annotations"))
 
     def _pairs(self, split: str) -> list[Pair]:
         folder, masks = self.root / "images" / _FOLDERS[split], self.root / "annotations" / _FOLDERS[split]

@@ -60,7 +60,9 @@ class CamVid(FileDataset):
     def __init__(self, root: str | Path, split: str = "train", image_size: tuple[int, int] | None = None) -> None:
         super().__init__(root, split, image_size)
 
-    def _find(self, root: Path) -> Path:
+    @classmethod
+    def find(cls, root: Path) -> Path:
+        """The folder with the dataset's files, given it or one around it."""
         for folder in (root / "camvid", root / "CamVid", root):
             if any((folder / mark).exists() for mark in _MARKS):
                 return folder

@@ -57,8 +57,10 @@ class Cityscapes(FileDataset):
     splits = ("train", "val", "trainval")
     published = {"train": 2975, "val": 500, "trainval": 3475}  # noqa: RUF012
 
-    def _find(self, root: Path) -> Path:
-        return find_root(self.name, root, ("cityscapes", "Cityscapes"), ("leftImg8bit", "gtFine"))
+    @classmethod
+    def find(cls, root: Path) -> Path:
+        """The folder with the dataset's files, given it or one around it."""
+        return find_root(cls.name, root, ("cityscapes", "Cityscapes"), ("leftImg8bit", "gtFine"))
 
     def _pairs(self, split: str) -> list[Pair]:
         parts = ("train", "val") if split == "trainval" else (split,)

@@ -211,9 +211,11 @@ class COCOStuff(FileDataset):
     splits = ("train", "val")
     published = {"train": 118287, "val": 5000}  # noqa: RUF012
 
-    def _find(self, root: Path) -> Path:
+    @classmethod
+    def find(cls, root: Path) -> Path:
+        """The folder with the dataset's files, given it or one around it."""
         under = ("coco_stuff164k", "coco_stuff", "cocostuff", "coco")
-        return find_root(self.name, root, under, ("images",))
+        return find_root(cls.name, root, under, ("images",))
 
     def _pairs(self, split: str) -> list[Pair]:
         folder, masks = self.root / "images" / _FOLDERS[split], self._masks(_FOLDERS[split])

@@ -74,16 +74,21 @@ class FileDataset(ABC):
             raise UsageError(f"{self.name}: unknown split {split!r}{near(split, self.splits)}")
         self.split = split
         self.image_size = image_size
-        self.root = self._find(Path(root))
+        self.root = self.find(Path(root))
         self.pairs = self._pairs(split)
         _expect_present(self.pairs)
         _expect_once(self.pairs)
         self._kept: KeptSamples | None = None
         self._asked_to_keep = False
 
+    @classmethod
     @abstractmethod
-    def _find(self, root: Path) -> Path:
-        """The folder of the dataset, given it or one around it."""
+    def find(cls, root: Path) -> Path:
+        """The folder of the dataset, given it or one around it.
+
+        Raises:
+            UsageError: if there is none.
+        """
 
     @abstractmethod
     def _pairs(self, split: str) -> list[Pair]:
@@ -272,7 +277,7 @@ def _expect_present(pairs: Sequence[Pair]) -> None:
     for pair in pairs:
         for what, path in zip(("image", "mask"), pair, strict=True):
             if path.parent not in present:
-                present[path.parent] = _names_in(path.parent)
+                present[path.parent] = names_in(path.parent)
             if path.name not in present[path.parent]:
                 missing.append((what, path))
     if missing:
@@ -291,7 +296,8 @@ def _expect_once(pairs: Sequence[Pair]) -> None:
         owners[mask] = image
 
 
-def _names_in(folder: Path) -> frozenset[str]:
+def names_in(folder: Path) -> frozenset[str]:
+    """Names of what lies in a folder; none where there is no such folder."""
     try:
         return frozenset(path.name for path in folder.iterdir())
     except OSError:

@@ -107,7 +107,9 @@ class Folder(FileDataset):
         self.mask_modes = GREY_OR_PALETTE if self._colours is None else COLOURED
         super().__init__(path.parent, split, image_size)
 
-    def _find(self, root: Path) -> Path:
+    @classmethod
+    def find(cls, root: Path) -> Path:
+        """The folder itself: the description says where files lie in it."""
         return root
 
     def _targets(self, path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:

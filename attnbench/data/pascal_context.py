@@ -81,9 +81,11 @@ class _PascalContext(FileDataset):
     splits = ("train", "val")
     published = {"train": 4998, "val": 5105}  # noqa: RUF012
 
-    def _find(self, root: Path) -> Path:
+    @classmethod
+    def find(cls, root: Path) -> Path:
+        """The folder with the dataset's files, given it or one around it."""
         under = ("VOCdevkit/VOC2010", "VOC2010", "pascal_context/VOCdevkit/VOC2010", "pascal_context")
-        return find_root(self.name, root, under, ("JPEGImages", MASKS, LISTS))
+        return find_root(cls.name, root, under, ("JPEGImages", MASKS, LISTS))
 
     def _pairs(self, split: str) -> list[Pair]:
         names = listed(self.root / LISTS / f"{split}.txt", self.name, split)

@@ -57,9 +57,11 @@ class PascalVOC(FileDataset):
     splits = ("train", "val", "trainval", "trainaug")
     published = {"train": 1464, "val": 1449, "trainval": 2913, "trainaug": 10582}  # noqa: RUF012
 
-    def _find(self, root: Path) -> Path:
+    @classmethod
+    def find(cls, root: Path) -> Path:
+        """The folder with the dataset's files, given it or one around it."""
         under = ("VOCdevkit/VOC2012", "VOC2012", "voc/VOCdevkit/VOC2012", "voc")
-        return find_root(self.name, root, under, ("JPEGImages", MASKS, LISTS))
+        return find_root(cls.name, root, under, ("JPEGImages", MASKS, LISTS))
 
     def _listed(self, part: str) -> list[str]:
         return listed(self.root / LISTS / f"{part}.txt", self.name, part)

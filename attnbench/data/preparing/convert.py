@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,10 @@ def write_text(path: Path, text: str) -> None:
     part.replace(path)
 
 
+# what `loadmat` raises for files that are damaged, cut short or of another kind
+_UNREADABLE = (OSError, ValueError, TypeError, LookupError, EOFError, NotImplementedError, zlib.error)
+
+
 def _matrix(path: Path, key: str) -> Any:
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
@@ -96,7 +101,7 @@ def _matrix(path: Path, key: str) -> Any:
         raise UsageError(f"annotation {str(path)!r}: expected an existing file, got none")
     try:
         return loadmat(path, squeeze_me=True, struct_as_record=False)[key]
-    except (OSError, ValueError, TypeError, KeyError, EOFError, NotImplementedError, MatReadError) as error:
+    except (*_UNREADABLE, MatReadError) as error:
         raise UsageError(f"annotation {str(path)!r}: expected a MATLAB file with {key}, got {error}") from error
 
 

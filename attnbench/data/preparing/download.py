@@ -12,10 +12,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from attnbench.atomic import write_atomically
+from attnbench.data.preparing.unpack import expect_whole
 from attnbench.errors import UsageError
 
 Progress = Callable[[int, int | None], None]
@@ -24,6 +26,7 @@ Progress = Callable[[int, int | None], None]
 _CHUNK = 1 << 20
 _TRANSIENT = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
+_WEAK = "W/"
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -71,7 +74,8 @@ def download(
     """Downloads `url` to `target`, going on where an earlier try stopped.
 
     The bytes go to `target.part`; only a file of the promised length and checksum is renamed to `target`. A server
-    that sends another range than was asked for, or whose file has changed since, makes it start anew.
+    that sends another range than was asked for, or whose file has changed since, makes it start anew. Where neither
+    length nor checksum is known, the file has to be a zip or tar file, which tells whether it is whole.
 
     Args:
         url: http or https address.
@@ -83,13 +87,14 @@ def download(
         pause: waits between tries.
 
     Raises:
-        UsageError: if the address does not exist, the server stays away, the checksum differs or the disk is full.
+        UsageError: if the address does not exist, the server stays away, the checksum differs, a file of unknown
+            length is no whole archive, or the disk is full.
     """
     if target.is_file():
         return
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"download: expected an http or https address, got {url!r}")
-    transfer = _Transfer(url, target, progress, timeout)
+    transfer = _Transfer(url, target, progress, timeout, has_checksum=checksum is not None)
     _persist(transfer, attempts, pause)
     if checksum is not None:
         try:
@@ -111,7 +116,10 @@ def _persist(transfer: _Transfer, attempts: int, pause: Callable[[float], None])
             reason = "the connection broke off"
         except urllib.error.HTTPError as error:
             if error.code not in _AGAIN:
-                raise UsageError(f"download of {transfer.url!r}: expected the file, got status {error.code}") from error
+                raise UsageError(
+                    f"download of {transfer.url!r}: expected the file, got status {error.code}; "
+                    f"a file that comes from elsewhere is taken if you put it into place as {str(transfer.target)!r}"
+                ) from error
             reason = f"status {error.code}"
         except _TRANSIENT as error:
             reason = str(error) or type(error).__name__
@@ -128,8 +136,11 @@ def _persist(transfer: _Transfer, attempts: int, pause: Callable[[float], None])
 class _Transfer:
     """One file on its way: the part that is there, and a note of the version that it belongs to."""
 
-    def __init__(self, url: str, target: Path, progress: Progress | None, timeout: float) -> None:
-        self.url, self.progress, self.timeout = url, progress, timeout
+    def __init__(
+        self, url: str, target: Path, progress: Progress | None, timeout: float, *, has_checksum: bool
+    ) -> None:
+        self.url, self.target, self.progress, self.timeout = url, target, progress, timeout
+        self.has_checksum = has_checksum
         self.part = target.with_name(f"{target.name}.part")
         self.note = target.with_name(f"{target.name}.part.json")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -174,26 +185,45 @@ class _Transfer:
         headers = {"User-Agent": "attnbench", "Accept-Encoding": "identity"}
         if known is not None:
             headers["Range"] = f"bytes={self.size}-"
-            if known.tag is not None:
+            if known.tag is not None and not known.tag.startswith(_WEAK):
                 headers["If-Range"] = known.tag
         request = urllib.request.Request(self.url, headers=headers)
-        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=self.timeout)
+        try:
+            response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=self.timeout)
+        except urllib.error.URLError:
+            raise
+        except OSError as error:
+            # urllib leaves what breaks between the request and its answer as it is
+            raise urllib.error.URLError(error) from error
         return response
 
     def _receive(self, response: http.client.HTTPResponse, known: _Remote | None) -> bool:
         start, total = _extent(response)
-        tag = _tag(response)
+        found = _Remote(self.url, _tag(response), total)
         if start:
-            same = known is not None and start == self.size and known.total in (None, total)
-            if not same or (known is not None and known.tag is not None and tag not in (None, known.tag)):
+            if known is None or start != self.size or not _same(known, found):
                 self.forget()
                 return False
+            found = replace(found, tag=found.tag or known.tag)
         else:
             self.forget()
-        self.note.write_text(json.dumps({"url": self.url, "tag": tag, "total": total}), encoding="utf-8")
+            known = None
+        if found != known:
+            write_atomically(self.note, json.dumps(asdict(found)).encode())
         with self.part.open("ab") as file:
             self._copy(response, file, total)
-        return self.size == total if total is not None else True
+        return self._is_whole(response, total)
+
+    def _is_whole(self, response: http.client.HTTPResponse, total: int | None) -> bool:
+        """Whether all came; an answer that says neither length nor end may have broken off, which an archive shows."""
+        if total is not None:
+            return self.size == total
+        if not response.chunked and not self.has_checksum:
+            try:
+                expect_whole(self.part)
+            except UsageError as error:
+                raise http.client.HTTPException("an answer of unknown length that is no whole archive") from error
+        return True
 
     def _copy(self, response: http.client.HTTPResponse, file: BinaryIO, total: int | None) -> None:
         done = file.tell()
@@ -224,6 +254,11 @@ def _read(response: http.client.HTTPResponse) -> bytes:
         raise urllib.error.URLError(error) from error
 
 
+def _same(known: _Remote, found: _Remote) -> bool:
+    """Whether the file on the server may be the one that the part belongs to: nothing that both say differs."""
+    return known.total in (None, found.total) and (None in (known.tag, found.tag) or known.tag == found.tag)
+
+
 def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
     """Where the bytes that come start in the file, and how long the file is."""
     if response.status == http.HTTPStatus.PARTIAL_CONTENT:
@@ -237,8 +272,8 @@ def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
 
 
 def _tag(response: http.client.HTTPResponse) -> str | None:
-    """A validator that `If-Range` takes: a strong ETag, or else the date of the last change."""
+    """A validator that `If-Range` takes, a strong ETag or the date of the last change; else a weak ETag, to compare."""
     tag = response.headers.get("ETag")
-    if tag is not None and not tag.startswith("W/"):
+    if tag is not None and not tag.startswith(_WEAK):
         return tag
-    return response.headers.get("Last-Modified")
+    return response.headers.get("Last-Modified", tag)

