@@ -169,3 +169,10 @@ def test_what_cannot_be_measured_costs_no_score(tmp_path, data, capsys, monkeypa
     monkeypatch.setattr("attnbench.evaluation.evaluate", full)
     with pytest.raises(UsageError, match=r"own.pth'.*--slide HxW takes windows.*got can't allocate memory"):
         run(path, data, tmp_path / "none")
+
+    def broken(*_, **__):
+        raise UsageError("image 'a.png': expected a readable image, got half of one")
+
+    monkeypatch.setattr("attnbench.evaluation.evaluate", broken)
+    with pytest.raises(UsageError, match=r"^image 'a.png': expected a readable image"):
+        run(path, data, tmp_path / "none")

@@ -159,6 +159,8 @@ def _record(trial: Trial, environment: str, measure: Callable[[], dict[str, Any]
     started, clock = datetime.now(UTC), time.perf_counter()
     try:
         figures = {"status": "ok"} | measure()
+    except UsageError:
+        raise
     except (RuntimeError, MemoryError, ValueError) as error:
         status, reason = failure(error)
         figures = {"status": status, "reason": reason}
